@@ -1,0 +1,258 @@
+//! Ids: new types, so that no signature takes a bare integer.
+//!
+//! # Invariants
+//! - **W1** Type, class and method ids are functions of names alone, by a frozen hash, and never change.
+
+use std::fmt;
+use xxhash_rust::const_xxh3::xxh3_64;
+
+use crate::Time;
+
+/// Names the hash inputs apart, so that a type and a method of one name differ.
+const fn name_hash(domain: u8, first: &str, second: &str) -> u64 {
+    // Hash each part alone, then the pair: no separator can be forged by a name.
+    let a = xxh3_64(first.as_bytes());
+    let b = xxh3_64(second.as_bytes());
+    let mut bytes = [0_u8; 17];
+    bytes[0] = domain;
+    let (a, b) = (a.to_le_bytes(), b.to_le_bytes());
+    let mut i = 0;
+    while i < 8 {
+        bytes[1 + i] = a[i];
+        bytes[9 + i] = b[i];
+        i += 1;
+    }
+    xxh3_64(&bytes)
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "the low bits of a hash are its short form")]
+const fn low32(hash: u64) -> u32 {
+    hash as u32
+}
+
+/// An entity type, known by its name alone (**W1**).
+///
+/// Two registered types of one id are refused when a node starts.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TypeId(pub(crate) u32);
+
+impl TypeId {
+    /// The id of the type called `name`.
+    #[must_use]
+    pub const fn of(name: &str) -> Self {
+        Self(low32(name_hash(b'T', name, "")))
+    }
+
+    /// The id as the wire and stores carry it.
+    #[must_use]
+    pub const fn as_u32(self) -> u32 {
+        self.0
+    }
+}
+
+impl fmt::Debug for TypeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "type:{:08x}", self.0)
+    }
+}
+
+/// A placement class: which nodes may own an entity. The default class is every node.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct ClassId(pub(crate) u16);
+
+impl ClassId {
+    /// The class of types that name none.
+    pub const DEFAULT: Self = Self(0);
+
+    /// The id of the class called `name`; the empty name is the default class (**W1**).
+    #[must_use]
+    #[expect(clippy::cast_possible_truncation, reason = "the low bits of a hash, never zero")]
+    pub const fn of(name: &str) -> Self {
+        if name.is_empty() {
+            return Self::DEFAULT;
+        }
+        let id = name_hash(b'C', name, "") as u16;
+        Self(if id == 0 { 1 } else { id })
+    }
+
+    /// The id as the wire and stores carry it.
+    #[must_use]
+    pub const fn as_u16(self) -> u16 {
+        self.0
+    }
+}
+
+/// A method of an entity type, known by both names alone (**W1**).
+#[derive(
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    rkyv::Archive,
+    rkyv::Serialize,
+    rkyv::Deserialize,
+)]
+pub struct MethodId(u32);
+
+impl MethodId {
+    /// The id of `method` of the entity type called `entity`.
+    #[must_use]
+    pub const fn of(entity: &str, method: &str) -> Self {
+        Self(low32(name_hash(b'M', entity, method)))
+    }
+
+    /// The id as the wire carries it.
+    #[must_use]
+    pub const fn as_u32(self) -> u32 {
+        self.0
+    }
+
+    /// The id that the wire carried as `id`.
+    #[must_use]
+    pub const fn from_u32(id: u32) -> Self {
+        Self(id)
+    }
+}
+
+impl fmt::Debug for MethodId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "method:{:08x}", self.0)
+    }
+}
+
+/// A shard of one node, counted from 0.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct ShardId(u16);
+
+impl ShardId {
+    /// The shard numbered `index`.
+    #[must_use]
+    pub const fn new(index: u16) -> Self {
+        Self(index)
+    }
+
+    /// Its number.
+    #[must_use]
+    pub const fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// The ticket of one syscall: valid on the shard that gave it, answered exactly once.
+///
+/// A token that was answered is never valid again: its place is reused under a new generation.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Token {
+    index: u32,
+    generation: u32,
+}
+
+impl Token {
+    /// A token of place `index` in its `generation`-th use.
+    #[must_use]
+    pub const fn new(index: u32, generation: u32) -> Self {
+        Self { index, generation }
+    }
+
+    /// Its place in the shard's table.
+    #[must_use]
+    pub const fn index(self) -> u32 {
+        self.index
+    }
+
+    /// Which use of that place it is.
+    #[must_use]
+    pub const fn generation(self) -> u32 {
+        self.generation
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "#{}.{}", self.index, self.generation)
+    }
+}
+
+/// A chain: a call from outside any entity, and every call made on its behalf.
+///
+/// Ordered by birth; an earlier one is *older*. Unique in a fabric.
+#[derive(
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Default,
+    rkyv::Archive,
+    rkyv::Serialize,
+    rkyv::Deserialize,
+)]
+pub struct ChainId {
+    birth: u64,
+    origin: u64,
+}
+
+impl ChainId {
+    /// No chain: what an error carries that arose outside any.
+    pub const NONE: Self = Self { birth: 0, origin: 0 };
+
+    /// The chain born at `birth`; `origin` tells apart chains of one birth.
+    #[must_use]
+    pub const fn new(birth: Time, origin: u64) -> Self {
+        Self { birth: birth.as_nanos(), origin }
+    }
+
+    /// Whether this is a chain at all.
+    #[must_use]
+    pub fn is_some(self) -> bool {
+        self != Self::NONE
+    }
+}
+
+impl fmt::Debug for ChainId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "chain:{:x}.{:x}", self.birth, self.origin)
+    }
+}
+
+/// One acquisition of an exclusive section or a lock. Unique in a fabric, ordered by acquisition
+/// on one shard.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct SectionId(u64);
+
+impl SectionId {
+    /// The `serial`-th section taken on the shard whose number (unique in the fabric) is `origin`.
+    #[must_use]
+    pub const fn new(origin: u16, serial: u64) -> Self {
+        Self((serial << 16) | origin as u64)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn w1_ids_are_frozen() {
+        assert_eq!(TypeId::of("Player").as_u32(), 0xff97_f125);
+        assert_eq!(MethodId::of("Player", "score").as_u32(), 0x3d13_a52e);
+        assert_eq!(ClassId::of("gpu").as_u16(), 0x2e74);
+        assert_eq!(ClassId::of(""), ClassId::DEFAULT);
+    }
+
+    #[test]
+    fn names_cannot_be_shifted_between_entity_and_method() {
+        assert_ne!(MethodId::of("ab", "c"), MethodId::of("a", "bc"));
+    }
+
+    #[test]
+    fn an_earlier_chain_is_older() {
+        let older = ChainId::new(Time::from_nanos(1), 9);
+        assert!(older < ChainId::new(Time::from_nanos(2), 0));
+    }
+}

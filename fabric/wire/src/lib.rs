@@ -1,0 +1,25 @@
+//! What crosses a boundary: ids, keys, time, limits, errors, and the one codec.
+//!
+//! Everything here is plain data whose layout or meaning another process, another machine or a
+//! stored file may rely on. Changing it is a wire or store change, whatever the compiler says.
+//!
+//! # Not here
+//! Frames and headers of a transport, decisions of any kind, user code, clocks.
+
+mod codec;
+mod entity_id;
+mod error;
+mod ids;
+mod key;
+pub mod limits;
+mod path;
+mod time;
+
+pub use codec::{Codec, Malformed, Rkyv};
+pub use entity_id::EntityId;
+pub use error::{CallError, ErrorKind, Progress, Ran};
+pub use ids::{ChainId, ClassId, MethodId, SectionId, ShardId, Token, TypeId};
+pub use key::{EntityKey, IntoKey, Key};
+pub use path::Path;
+pub use time::Time;
+pub use {rkyv, uuid};

@@ -1,0 +1,50 @@
+//! Every bound in one place. A full queue, table or pool refuses; none of them grows past these.
+//!
+//! # Not here
+//! Sizes that a user sets (memory budget, idle times, shard count): those are configuration.
+
+use std::time::Duration;
+
+/// Longest encoded key, in bytes. A longer one makes every call to its entity fail with
+/// [`ErrorKind::KeyTooLong`](crate::ErrorKind::KeyTooLong).
+pub const KEY_BYTES_MAX: usize = 512;
+/// Deepest nesting of tuples in a key.
+pub const KEY_DEPTH_MAX: u32 = 4;
+/// Calls that may wait in one entity's mailbox.
+pub const MAILBOX_MAX: u32 = 16_384;
+/// Turns that one shard may have parked or running.
+pub const TURNS_MAX: u32 = 1 << 20;
+/// Tokens that one shard may have outstanding (calls, sleeps, locks, …).
+pub const TOKENS_MAX: u32 = 1 << 20;
+/// Syscalls that one turn may have made without yielding.
+pub const OUTBOX_MAX: usize = 1 << 16;
+/// Messages that one shard may hold unsent for another.
+pub const UNSENT_MAX: u32 = 1 << 16;
+/// Messages that one ring between two shards holds.
+pub const RING_SLOTS: usize = 1024;
+/// Requests from foreign threads that one shard's inlet holds.
+pub const CLIENT_QUEUE_MAX: usize = 4096;
+/// Exclusive sections and locks that one chain may hold at a time.
+pub const CHAIN_SECTIONS_MAX: usize = 16;
+/// Calls that may be nested in one another on one stack before the next one is queued.
+pub const DIRECT_DEPTH_MAX: u32 = 16;
+/// Direct calls that a task may make before it has to yield.
+pub const DIRECT_BUDGET: u32 = 128;
+/// Timers that one shard may have armed.
+pub const TIMERS_MAX: u32 = 1 << 21;
+/// Activations that one shard may hold; the memory budget is usually reached first.
+pub const ACTIVATIONS_MAX: u32 = u32::MAX / 2;
+/// Emptied envelopes and task slots that are kept for reuse, for each method and thread.
+pub const POOL_MAX: usize = 1024;
+/// Named locks, events and queues of one entity.
+pub const SYNC_NAMES_MAX: usize = 256;
+/// Values that one in-entity queue holds.
+pub const QUEUE_MAX: usize = 65_536;
+/// Random bytes that one syscall may ask for.
+pub const RANDOM_BYTES_MAX: usize = 4096;
+/// How long a call may take where nothing says otherwise.
+pub const CALL_TIMEOUT: Duration = Duration::from_secs(30);
+
+const _: () = assert!(DIRECT_DEPTH_MAX < DIRECT_BUDGET, "a full depth must fit the budget");
+const _: () = assert!(RING_SLOTS.is_power_of_two(), "rings are indexed by mask");
+const _: () = assert!(TIMERS_MAX >= TOKENS_MAX, "each token may have a deadline");
