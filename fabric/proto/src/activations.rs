@@ -1,0 +1,568 @@
+//! Activations of one shard: which exist, who may run on each, and which is collected next.
+//!
+//! Two modes and no others: *shared* turns of one activation interleave, an *exclusive* turn has
+//! it to itself until it ends, parked turns included. Who has to wait does so in one mailbox,
+//! first come, first served.
+//!
+//! # Invariants
+//! - **A1** While a turn holds an activation, no other turn of that activation runs or resumes.
+//! - **A2** A mailbox holds at most [`limits::MAILBOX_MAX`]; a full one refuses.
+//! - **A3** Calls start in the order in which they came (I4), but for a call of a chain that has a
+//!   turn parked here: that one passes waiting exclusive calls, or it would wait for itself.
+//! - **A4** Nobody who holds a section waits for an older path (wait-die), and nobody waits for a
+//!   section on its own path (I6). An exclusive turn starts only when no parked turn of another
+//!   chain holds a section: it would freeze one that others may wait for.
+//! - **A5** Activations of one type are listed in the order of their last use, and only idle ones
+//!   are offered for collection.
+//!
+//! # Not here
+//! What a turn does, and how one is polled. Locks by name. Other shards.
+
+mod lru;
+#[cfg(test)]
+mod tests;
+
+use epicserver_wire::{EntityId, ErrorKind, Path, SectionId, Time, limits};
+use hashbrown::HashTable;
+
+use crate::slab::Slab;
+use lru::{Links, Lists};
+
+const NONE: u32 = u32::MAX;
+
+/// What waits in a mailbox.
+pub trait Waiting {
+    /// On whose behalf.
+    fn path(&self) -> &Path;
+    /// Whether it needs the activation to itself.
+    fn is_exclusive(&self) -> bool;
+    /// The turn that waits, if it has started already.
+    fn turn(&self) -> Option<u32>;
+}
+
+/// What to do with whoever wants in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Admission {
+    /// Let it run now.
+    Enter,
+    /// Put it into the mailbox.
+    Wait,
+    /// Refuse it.
+    Refuse(ErrorKind),
+}
+
+/// There is no room for another activation.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct NoRoom;
+
+#[derive(Debug)]
+struct Activation<S> {
+    state: S,
+    hash: u64,
+    links: Links,
+    first_mail: u32,
+    last_mail: u32,
+    mails: u32,
+    first_turn: u32,
+    holder: u32,
+    bytes: u32,
+    scheduled: bool,
+}
+
+#[derive(Debug)]
+struct Turn {
+    place: u32,
+    previous: u32,
+    next: u32,
+    frozen: bool,
+    section: Option<SectionId>,
+    path: Path,
+}
+
+#[derive(Debug)]
+struct Mail<W> {
+    next: u32,
+    waiting: W,
+}
+
+/// The activations of one shard, with a handle `S` for each, and what waits for them, `W`.
+#[derive(Debug)]
+pub struct Activations<S, W> {
+    activations: Slab<Activation<S>>,
+    index: HashTable<u32>,
+    turns: Slab<Turn>,
+    mails: Slab<Mail<W>>,
+    lists: Lists,
+    bytes: u64,
+    bytes_max: u64,
+    origin: u16,
+    sections: u64,
+}
+
+impl<S, W: Waiting> Activations<S, W> {
+    /// No activations. `types` is how many lists for collection there are, `bytes_max` the memory
+    /// budget, `origin` the shard's number in the fabric.
+    #[must_use]
+    pub fn new(types: usize, bytes_max: u64, origin: u16) -> Self {
+        Self {
+            activations: Slab::new(limits::ACTIVATIONS_MAX),
+            index: HashTable::new(),
+            turns: Slab::new(limits::TURNS_MAX),
+            mails: Slab::new(u32::MAX),
+            lists: Lists::new(types),
+            bytes: 0,
+            bytes_max,
+            origin,
+            sections: 0,
+        }
+    }
+
+    /// How many activations there are.
+    #[must_use]
+    pub fn len(&self) -> u32 {
+        self.activations.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.activations.is_empty()
+    }
+
+    /// How many turns are running or parked.
+    #[must_use]
+    pub fn turns(&self) -> u32 {
+        self.turns.len()
+    }
+
+    /// Bytes that the activations count for.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    fn at(&self, place: u32) -> &Activation<S> {
+        self.activations.get(place).expect("A0: places are of living activations")
+    }
+
+    fn at_mut(&mut self, place: u32) -> &mut Activation<S> {
+        self.activations.get_mut(place).expect("A0: places are of living activations")
+    }
+
+    fn turn(&self, turn: u32) -> &Turn {
+        self.turns.get(turn).expect("A0: turns are living")
+    }
+
+    /// The handle of the activation at `place`, if there is one.
+    #[must_use]
+    pub fn state(&self, place: u32) -> Option<&S> {
+        Some(&self.activations.get(place)?.state)
+    }
+
+    /// Where the activation of `id` is; `hint` is looked at first.
+    #[must_use]
+    pub fn find(
+        &self,
+        id: &EntityId,
+        hint: u32,
+        is: impl Fn(&S, &EntityId) -> bool,
+    ) -> Option<u32> {
+        if let Some(activation) = self.activations.get(hint)
+            && activation.hash == id.hash()
+            && is(&activation.state, id)
+        {
+            return Some(hint);
+        }
+        let same = |place: &u32| {
+            let activation = self.at(*place);
+            activation.hash == id.hash() && is(&activation.state, id)
+        };
+        self.index.find(id.hash(), same).copied()
+    }
+
+    /// Whether `bytes` more fit the budget.
+    #[must_use]
+    pub fn fits(&self, bytes: u32) -> bool {
+        self.bytes + u64::from(bytes) <= self.bytes_max
+    }
+
+    /// Whether `bytes` could ever fit the budget.
+    #[must_use]
+    pub fn could_fit(&self, bytes: u32) -> bool {
+        u64::from(bytes) <= self.bytes_max
+    }
+
+    /// Adds the activation of the entity with `hash`, in list `list`, of `bytes`.
+    ///
+    /// # Errors
+    /// If the table is full. The budget is the caller's to keep, who can collect others first.
+    pub fn insert(
+        &mut self,
+        hash: u64,
+        list: usize,
+        bytes: u32,
+        state: S,
+        now: Time,
+    ) -> Result<u32, NoRoom> {
+        let activation = Activation {
+            state,
+            hash,
+            links: Links::new(list, now),
+            first_mail: NONE,
+            last_mail: NONE,
+            mails: 0,
+            first_turn: NONE,
+            holder: NONE,
+            bytes,
+            scheduled: false,
+        };
+        let place = self.activations.insert(activation).map_err(|_| NoRoom)?;
+        let activations = &self.activations;
+        let rehash = |place: &u32| activations.get(*place).map_or(0, |a| a.hash);
+        self.index.insert_unique(hash, place, rehash);
+        self.bytes += u64::from(bytes);
+        lru::push_front(&mut self.activations, &mut self.lists, place);
+        Ok(place)
+    }
+
+    /// Says how many bytes the activation counts for now.
+    pub fn resize(&mut self, place: u32, bytes: u32) {
+        let before = std::mem::replace(&mut self.at_mut(place).bytes, bytes);
+        self.bytes = self.bytes - u64::from(before) + u64::from(bytes);
+    }
+
+    /// Removes an activation that has neither turns nor mail.
+    pub fn remove(&mut self, place: u32) -> Option<S> {
+        lru::unlink(&mut self.activations, &mut self.lists, place);
+        let activation = self.activations.remove(place)?;
+        assert!(activation.first_turn == NONE, "A5: a collected activation has no turns");
+        assert!(activation.mails == 0, "A5: a collected activation has no mail");
+        self.bytes -= u64::from(activation.bytes);
+        if let Ok(entry) = self.index.find_entry(activation.hash, |other| *other == place) {
+            entry.remove();
+        }
+        Some(activation.state)
+    }
+
+    /// The activation is used at `now`.
+    #[inline]
+    pub fn touch(&mut self, place: u32, now: Time) {
+        if self.at(place).links.used != now {
+            lru::unlink(&mut self.activations, &mut self.lists, place);
+            self.at_mut(place).links.used = now;
+            lru::push_front(&mut self.activations, &mut self.lists, place);
+        }
+    }
+
+    /// The activation of list `list` whose last use is the longest ago among those for which
+    /// `may_end` says that each of their turns may be dropped, and when that use was (**A5**).
+    /// Looks at no more than `looks` activations.
+    #[must_use]
+    pub fn oldest_idle(
+        &self,
+        list: usize,
+        looks: usize,
+        may_end: impl Fn(u32) -> bool,
+    ) -> Option<(u32, Time)> {
+        let mut place = self.lists.oldest(list)?;
+        for _ in 0..looks {
+            let activation = self.activations.get(place)?;
+            if self.is_idle(place, &may_end) {
+                return Some((place, activation.links.used));
+            }
+            place = activation.links.newer;
+        }
+        None
+    }
+
+    /// When the activation used longest ago in list `list` was used.
+    #[must_use]
+    pub fn oldest_use(&self, list: usize) -> Option<Time> {
+        Some(self.at(self.lists.oldest(list)?).links.used)
+    }
+
+    /// Whether nothing waits for the activation and `may_end` says that each of its turns may be
+    /// dropped.
+    #[must_use]
+    pub fn is_idle(&self, place: u32, may_end: impl Fn(u32) -> bool) -> bool {
+        let activation = self.at(place);
+        activation.mails == 0 && !activation.scheduled && self.turns_of(place).all(may_end)
+    }
+
+    /// The turns of an activation, the youngest first.
+    pub fn turns_of(&self, place: u32) -> impl Iterator<Item = u32> {
+        let first = self.activations.get(place).map_or(NONE, |a| a.first_turn);
+        let next = |turn: &u32| self.turns.get(*turn).map(|t| t.next).filter(|n| *n != NONE);
+        std::iter::successors(Some(first).filter(|turn| *turn != NONE), next)
+    }
+
+    /// Whether a call may run at once inside its caller's turn: nothing waits for the activation,
+    /// and nobody holds it. An exclusive one must find no parked turn either.
+    #[inline]
+    #[must_use]
+    pub fn is_open(&self, place: u32, exclusive: bool) -> bool {
+        let activation = self.at(place);
+        let free = activation.mails == 0 && activation.holder == NONE;
+        free && (!exclusive || activation.first_turn == NONE)
+    }
+
+    /// What to do with `waiting`, which is not in the mailbox.
+    #[must_use]
+    pub fn admit(&self, place: u32, waiting: &W) -> Admission {
+        let activation = self.at(place);
+        match self.check(place, waiting) {
+            Admission::Enter if activation.mails == 0 => Admission::Enter,
+            Admission::Refuse(why) => Admission::Refuse(why),
+            verdict @ (Admission::Enter | Admission::Wait) => {
+                self.queue(place, waiting, verdict == Admission::Enter)
+            }
+        }
+    }
+
+    /// What those who run or are parked have to say.
+    fn check(&self, place: u32, waiting: &W) -> Admission {
+        let activation = self.at(place);
+        let path = waiting.path();
+        if activation.holder != NONE {
+            let holder = self.turn(activation.holder);
+            let own = holder.section.is_some_and(|section| path.holds(section));
+            if own || !path.may_wait_for(&holder.path) {
+                return Admission::Refuse(ErrorKind::WouldDeadlock);
+            }
+            return Admission::Wait;
+        }
+        if !waiting.is_exclusive() {
+            return Admission::Enter;
+        }
+        let mut verdict = Admission::Enter;
+        for turn in self.turns_of(place) {
+            let other = &self.turn(turn).path;
+            let same = waiting.turn() == Some(turn) || other.chain() == path.chain();
+            if same || !other.holds_any() {
+                continue;
+            }
+            if !path.may_wait_for(other) {
+                return Admission::Refuse(ErrorKind::WouldDeadlock);
+            }
+            verdict = Admission::Wait;
+        }
+        verdict
+    }
+
+    /// What those who wait already have to say.
+    fn queue(&self, place: u32, waiting: &W, could_enter: bool) -> Admission {
+        let activation = self.at(place);
+        let path = waiting.path();
+        let returns = |turn| self.turn(turn).path.chain() == path.chain();
+        if could_enter && self.turns_of(place).any(returns) && !waiting.is_exclusive() {
+            return Admission::Enter;
+        }
+        if activation.mails >= limits::MAILBOX_MAX && waiting.turn().is_none() {
+            return Admission::Refuse(ErrorKind::Overloaded);
+        }
+        let mut mail = activation.first_mail;
+        while path.holds_any()
+            && let Some(ahead) = self.mails.get(mail)
+        {
+            if ahead.waiting.is_exclusive() && !path.may_wait_for(ahead.waiting.path()) {
+                return Admission::Refuse(ErrorKind::WouldDeadlock);
+            }
+            mail = ahead.next;
+        }
+        Admission::Wait
+    }
+
+    /// Puts `waiting` at the end of the mailbox. Admission came before, so that it has room.
+    pub fn wait(&mut self, place: u32, waiting: W) {
+        let mail = self.mails.insert(Mail { next: NONE, waiting });
+        let Ok(mail) = mail else { unreachable!("A2: mailboxes are bounded") };
+        let last = self.at(place).last_mail;
+        if let Some(last) = self.mails.get_mut(last) {
+            last.next = mail;
+        }
+        let activation = self.at_mut(place);
+        if activation.mails == 0 {
+            activation.first_mail = mail;
+        }
+        activation.last_mail = mail;
+        activation.mails += 1;
+    }
+
+    /// How many wait.
+    #[must_use]
+    pub fn mails(&self, place: u32) -> u32 {
+        self.activations.get(place).map_or(0, |activation| activation.mails)
+    }
+
+    /// The first that waits, with what to do with it now; `None` if nobody waits or may go yet.
+    pub fn next(&mut self, place: u32) -> Option<(W, Admission)> {
+        let first = self.activations.get(place)?.first_mail;
+        let verdict = self.check(place, &self.mails.get(first)?.waiting);
+        if verdict == Admission::Wait {
+            return None;
+        }
+        self.pop(place).map(|waiting| (waiting, verdict))
+    }
+
+    /// The first that waits, whatever anyone has to say: for mailboxes that are given up.
+    pub fn pop(&mut self, place: u32) -> Option<W> {
+        let first = self.activations.get(place)?.first_mail;
+        let mail = self.mails.remove(first)?;
+        let activation = self.at_mut(place);
+        activation.first_mail = mail.next;
+        activation.mails -= 1;
+        if activation.mails == 0 {
+            activation.last_mail = NONE;
+        }
+        Some(mail.waiting)
+    }
+
+    /// Takes the first that waits and that `is` says yes to, wherever it stands.
+    pub fn withdraw(&mut self, place: u32, is: impl Fn(&W) -> bool) -> Option<W> {
+        let mut before = NONE;
+        let mut mail = self.activations.get(place)?.first_mail;
+        loop {
+            let entry = self.mails.get(mail)?;
+            if is(&entry.waiting) {
+                break;
+            }
+            before = mail;
+            mail = entry.next;
+        }
+        let entry = self.mails.remove(mail)?;
+        if let Some(before) = self.mails.get_mut(before) {
+            before.next = entry.next;
+        }
+        let activation = self.at_mut(place);
+        activation.mails -= 1;
+        if activation.first_mail == mail {
+            activation.first_mail = entry.next;
+        }
+        if activation.last_mail == mail {
+            activation.last_mail = before;
+        }
+        Some(entry.waiting)
+    }
+
+    /// Whether somebody has asked already for the mailbox to be looked at; from now on, yes.
+    pub fn schedule(&mut self, place: u32) -> bool {
+        self.activations
+            .get_mut(place)
+            .is_none_or(|activation| std::mem::replace(&mut activation.scheduled, true))
+    }
+
+    /// The mailbox is being looked at.
+    pub fn unschedule(&mut self, place: u32) {
+        if let Some(activation) = self.activations.get_mut(place) {
+            activation.scheduled = false;
+        }
+    }
+
+    /// A turn begins; on no activation if `place` is not of one.
+    ///
+    /// # Errors
+    /// If there are [`limits::TURNS_MAX`] already.
+    pub fn begin(&mut self, place: u32, path: Path) -> Result<u32, NoRoom> {
+        let next = self.activations.get(place).map_or(NONE, |activation| activation.first_turn);
+        let turn = Turn { place, previous: NONE, next, frozen: false, section: None, path };
+        let turn = self.turns.insert(turn).map_err(|_| NoRoom)?;
+        if let Some(next) = self.turns.get_mut(next) {
+            next.previous = turn;
+        }
+        if let Some(activation) = self.activations.get_mut(place) {
+            activation.first_turn = turn;
+        }
+        Ok(turn)
+    }
+
+    /// Where a turn runs.
+    #[must_use]
+    pub fn place_of(&self, turn: u32) -> Option<u32> {
+        Some(self.turns.get(turn)?.place)
+    }
+
+    /// On whose behalf a turn runs.
+    #[must_use]
+    pub fn path_of(&self, turn: u32) -> Option<&Path> {
+        Some(&self.turns.get(turn)?.path)
+    }
+
+    /// Whether a turn may run or resume now; if not, it is listed to be resumed (**A1**).
+    pub fn may_run(&mut self, turn: u32) -> bool {
+        let Some(entry) = self.turns.get(turn) else { return false };
+        let holder = self.activations.get(entry.place).map_or(NONE, |a| a.holder);
+        let may = holder == NONE || holder == turn;
+        if let Some(entry) = self.turns.get_mut(turn) {
+            entry.frozen = !may;
+        }
+        may
+    }
+
+    /// A section begins for `turn`, whose path it joins; with `hold`, the turn holds its activation.
+    ///
+    /// # Errors
+    /// [`ErrorKind::TooManySections`].
+    pub fn take(&mut self, turn: u32, hold: bool) -> Result<SectionId, ErrorKind> {
+        let section = SectionId::new(self.origin, self.sections);
+        let entry = self.turns.get_mut(turn).ok_or(ErrorKind::Overloaded)?;
+        entry.path = entry.path.with(section).ok_or(ErrorKind::TooManySections)?;
+        self.sections += 1;
+        if hold {
+            entry.section = Some(section);
+            let place = entry.place;
+            let holder = std::mem::replace(&mut self.at_mut(place).holder, turn);
+            assert!(holder == NONE, "A1: one turn holds an activation");
+        }
+        Ok(section)
+    }
+
+    /// A section of `turn` ends. Says whether the turn held its activation by it.
+    pub fn release(&mut self, turn: u32, section: SectionId) -> bool {
+        let Some(entry) = self.turns.get_mut(turn) else { return false };
+        entry.path = entry.path.without(section);
+        if entry.section != Some(section) {
+            return false;
+        }
+        entry.section = None;
+        let place = entry.place;
+        self.at_mut(place).holder = NONE;
+        true
+    }
+
+    /// The turns of an activation that were kept from running, the first to be kept last; from now
+    /// on they are not listed any more.
+    pub fn thaw(&mut self, place: u32, mut resume: impl FnMut(u32)) {
+        let mut turn = self.activations.get(place).map_or(NONE, |a| a.first_turn);
+        while let Some(entry) = self.turns.get_mut(turn) {
+            if std::mem::take(&mut entry.frozen) {
+                resume(turn);
+            }
+            turn = entry.next;
+        }
+    }
+
+    /// A turn ends, and with it its sections. Says whether it held its activation.
+    pub fn end(&mut self, turn: u32) -> bool {
+        let Some(entry) = self.turns.remove(turn) else { return false };
+        if let Some(previous) = self.turns.get_mut(entry.previous) {
+            previous.next = entry.next;
+        } else if let Some(activation) = self.activations.get_mut(entry.place) {
+            activation.first_turn = entry.next;
+        }
+        if let Some(next) = self.turns.get_mut(entry.next) {
+            next.previous = entry.previous;
+        }
+        let Some(activation) = self.activations.get_mut(entry.place) else { return false };
+        let held = activation.holder == turn;
+        if held {
+            activation.holder = NONE;
+        }
+        held
+    }
+
+    /// The turn that holds an activation, if one does.
+    #[must_use]
+    pub fn holder(&self, place: u32) -> Option<u32> {
+        Some(self.activations.get(place)?.holder).filter(|holder| *holder != NONE)
+    }
+}

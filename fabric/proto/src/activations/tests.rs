@@ -1,0 +1,172 @@
+//! Admission in given situations: who enters, who waits, who is refused.
+
+use super::*;
+use epicserver_wire::{ChainId, ClassId, EntityKey, TypeId};
+
+#[derive(Debug, Clone, PartialEq)]
+struct Ask {
+    path: Path,
+    exclusive: bool,
+}
+
+impl Waiting for Ask {
+    fn path(&self) -> &Path {
+        &self.path
+    }
+    fn is_exclusive(&self) -> bool {
+        self.exclusive
+    }
+    fn turn(&self) -> Option<u32> {
+        None
+    }
+}
+
+type Table = Activations<u64, Ask>;
+
+fn chain(birth: u64) -> Path {
+    Path::new(ChainId::new(Time::from_nanos(birth), 0))
+}
+
+fn elsewhere(birth: u64) -> Path {
+    chain(birth).with(SectionId::new(9, birth)).unwrap()
+}
+
+fn shared(path: &Path) -> Ask {
+    Ask { path: path.clone(), exclusive: false }
+}
+
+fn exclusive(path: &Path) -> Ask {
+    Ask { path: path.clone(), exclusive: true }
+}
+
+fn table() -> (Table, u32) {
+    let mut table = Table::new(2, 1000, 0);
+    let place = table.insert(1, 0, 10, 1, Time::ZERO).unwrap();
+    (table, place)
+}
+
+fn id(key: u64) -> EntityId {
+    EntityId::new(TypeId::of("T"), ClassId::DEFAULT, None, key.to_key())
+}
+
+#[test]
+fn shared_turns_enter_beside_each_other() {
+    let (mut table, place) = table();
+    table.begin(place, chain(1)).unwrap();
+    assert_eq!(table.admit(place, &shared(&chain(2))), Admission::Enter);
+    assert_eq!(table.admit(place, &exclusive(&chain(2))), Admission::Enter);
+}
+
+#[test]
+fn a1_a_held_activation_keeps_every_other_turn_out_and_frozen() {
+    let (mut table, place) = table();
+    let parked = table.begin(place, chain(1)).unwrap();
+    let holder = table.begin(place, chain(2)).unwrap();
+    let section = table.take(holder, true).unwrap();
+    assert_eq!(table.admit(place, &shared(&chain(3))), Admission::Wait);
+    assert!(!table.may_run(parked));
+    assert!(table.may_run(holder));
+    assert!(table.release(holder, section));
+    let mut thawed = Vec::new();
+    table.thaw(place, |turn| thawed.push(turn));
+    assert_eq!(thawed, [parked]);
+    assert!(table.may_run(parked));
+}
+
+#[test]
+fn a4_a_call_that_returns_into_its_own_section_is_refused() {
+    let (mut table, place) = table();
+    let holder = table.begin(place, chain(1)).unwrap();
+    table.take(holder, true).unwrap();
+    let inside = table.path_of(holder).unwrap().clone();
+    assert_eq!(table.admit(place, &shared(&inside)), Admission::Refuse(ErrorKind::WouldDeadlock));
+}
+
+#[test]
+fn a4_of_two_that_hold_sections_the_younger_is_refused_and_the_older_waits() {
+    let (mut table, place) = table();
+    let holder = table.begin(place, chain(5)).unwrap();
+    table.take(holder, true).unwrap();
+    assert_eq!(table.admit(place, &shared(&elsewhere(4))), Admission::Wait);
+    let younger = table.admit(place, &shared(&elsewhere(6)));
+    assert_eq!(younger, Admission::Refuse(ErrorKind::WouldDeadlock));
+    assert_eq!(table.admit(place, &shared(&chain(6))), Admission::Wait);
+}
+
+#[test]
+fn a4_an_exclusive_call_waits_for_a_parked_turn_that_holds_a_section() {
+    let (mut table, place) = table();
+    let parked = table.begin(place, elsewhere(1)).unwrap();
+    assert_eq!(table.admit(place, &exclusive(&chain(2))), Admission::Wait);
+    assert_eq!(
+        table.admit(place, &exclusive(&elsewhere(2))),
+        Admission::Refuse(ErrorKind::WouldDeadlock)
+    );
+    table.wait(place, exclusive(&chain(2)));
+    assert_eq!(table.next(place), None);
+    table.end(parked);
+    assert_eq!(table.next(place), Some((exclusive(&chain(2)), Admission::Enter)));
+}
+
+#[test]
+fn a3_a_chain_with_a_parked_turn_passes_a_waiting_exclusive_call() {
+    let (mut table, place) = table();
+    table.begin(place, elsewhere(1)).unwrap();
+    table.wait(place, exclusive(&chain(2)));
+    assert_eq!(table.admit(place, &shared(&elsewhere(1))), Admission::Enter);
+    assert_eq!(table.admit(place, &shared(&chain(3))), Admission::Wait);
+}
+
+#[test]
+fn a3_mail_is_taken_in_the_order_in_which_it_came() {
+    let (mut table, place) = table();
+    for birth in 1..4 {
+        table.wait(place, shared(&chain(birth)));
+    }
+    let gone = table.withdraw(place, |ask| ask.path == chain(3));
+    assert_eq!(gone, Some(shared(&chain(3))));
+    table.wait(place, shared(&chain(4)));
+    let order: Vec<Path> = std::iter::from_fn(|| table.pop(place)).map(|ask| ask.path).collect();
+    assert_eq!(order, [chain(1), chain(2), chain(4)]);
+}
+
+#[test]
+fn a2_a_full_mailbox_refuses() {
+    let (mut table, place) = table();
+    let holder = table.begin(place, chain(1)).unwrap();
+    table.take(holder, true).unwrap();
+    for _ in 0..limits::MAILBOX_MAX {
+        table.wait(place, shared(&chain(2)));
+    }
+    let verdict = table.admit(place, &shared(&chain(3)));
+    assert_eq!(verdict, Admission::Refuse(ErrorKind::Overloaded));
+}
+
+#[test]
+fn a5_the_least_recently_used_idle_activation_is_offered_first() {
+    let mut table = Table::new(1, 1000, 0);
+    let at = |n| Time::from_nanos(n);
+    let places: Vec<u32> = (0..3).map(|n| table.insert(n, 0, 10, n, at(n)).unwrap()).collect();
+    table.touch(places[0], at(9));
+    let turn = table.begin(places[1], chain(1)).unwrap();
+    assert_eq!(table.oldest_idle(0, 10, |_| false), Some((places[2], at(2))));
+    table.end(turn);
+    assert_eq!(table.oldest_idle(0, 10, |_| false), Some((places[1], at(1))));
+    table.remove(places[1]);
+    table.remove(places[2]);
+    assert_eq!(table.oldest_idle(0, 10, |_| false), Some((places[0], at(9))));
+    assert_eq!(table.bytes(), 10);
+}
+
+#[test]
+fn an_activation_is_found_by_id_whatever_the_hint() {
+    let mut table: Activations<EntityId, Ask> = Activations::new(1, 1000, 0);
+    let is = |state: &EntityId, id: &EntityId| state == id;
+    let (a, b) = (id(1), id(2));
+    let place = table.insert(a.hash(), 0, 1, a.clone(), Time::ZERO).unwrap();
+    table.insert(b.hash(), 0, 1, b.clone(), Time::ZERO).unwrap();
+    for hint in 0..3 {
+        assert_eq!(table.find(&a, hint, is), Some(place));
+    }
+    assert_eq!(table.find(&id(3), 0, is), None);
+}

@@ -1,0 +1,11 @@
+//! Pure decision machines: who may run on which activation, who is collected, what time it is for.
+//!
+//! # Not here
+//! User code, futures, messages' contents, clocks: machines see ids, paths and times.
+
+mod activations;
+mod slab;
+pub mod wheel;
+
+pub use activations::{Activations, Admission, NoRoom, Waiting};
+pub use slab::Slab;
