@@ -1,0 +1,253 @@
+//! Calls: made by a method of a reference, recorded at once, redeemed by `.await`.
+//!
+//! # Invariants
+//! - **C1** A call ends in one outcome, or is dropped.
+//! - **I5** Errors inside a reply are crossed where the reply is handed over, here.
+//!
+//! # Not here
+//! Where the callee is, and whether it may run now.
+
+use std::fmt;
+use std::future::Future;
+use std::marker::PhantomData;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use epicserver_wire::{CallError, ChainId, ErrorKind, Ran, Token};
+
+use crate::cell::cell_of;
+use crate::desk::{Desk, Entry, Gateway, Pending, current};
+use crate::entity::Method;
+use crate::envelope::{Envelope, Request};
+use crate::message::Message;
+use crate::reference::Target;
+use crate::running::Started;
+use crate::syscall::{Answer, Syscall};
+use crate::tickets::Made;
+
+/// A call that was made: await it for its outcome.
+///
+/// It leaves when it is awaited or dropped, when a call that was made after it does, or when the
+/// method that made it waits for something else. So two calls that are made before either is
+/// awaited run side by side. Dropping it gives up the answer, not the work.
+#[must_use = "a call that is dropped runs, but nobody learns how it ended: await it, or say `.tell()`"]
+pub struct Call<M: Method> {
+    stage: Stage,
+    method: PhantomData<fn() -> M>,
+}
+
+enum Stage {
+    /// Recorded at a desk: made, or under way.
+    AtDesk { desk: u64, token: Token },
+    /// Made by a thread that runs no entities.
+    Outside { gateway: Arc<dyn Gateway>, request: Option<Request>, timeout: Option<Duration> },
+    /// Under way for such a thread.
+    Waiting(Arc<dyn Pending>),
+    /// Not even made.
+    Refused(CallError),
+    /// Its outcome was given.
+    Over,
+}
+
+impl<M: Method> Call<M> {
+    /// The call of `target` with `args`.
+    pub fn new(target: &Target, args: M::Args) -> Self {
+        Self { stage: Self::make(target, args), method: PhantomData }
+    }
+
+    fn make(target: &Target, args: M::Args) -> Stage {
+        if target.id().key().is_too_long() {
+            return Stage::Refused(CallError::refused(ErrorKind::KeyTooLong, ChainId::NONE));
+        }
+        let request = Request::new(Envelope::<M>::new(target, args));
+        match (current(), target.gateway()) {
+            (Some(desk), _) => match desk.make(request) {
+                Ok(token) => Stage::AtDesk { desk: desk.id(), token },
+                Err(request) => {
+                    request.recycle();
+                    let chain = desk.path().chain();
+                    Stage::Refused(CallError::refused(ErrorKind::Overloaded, chain))
+                }
+            },
+            (None, Some(gateway)) => {
+                let gateway = Arc::clone(gateway);
+                Stage::Outside { gateway, request: Some(request), timeout: None }
+            }
+            (None, None) => {
+                Stage::Refused(CallError::refused(ErrorKind::NotInAnEntity, ChainId::NONE))
+            }
+        }
+    }
+
+    /// Gives up after `timeout`, if the caller's own deadline is not earlier. Without it a call
+    /// takes at most [`limits::CALL_TIMEOUT`](epicserver_wire::limits::CALL_TIMEOUT).
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        match &mut self.stage {
+            Stage::AtDesk { token, .. } => {
+                if let Some(desk) = current() {
+                    desk.amend(*token, |made| made.timeout = Some(timeout));
+                }
+            }
+            Stage::Outside { timeout: slot, .. } => *slot = Some(timeout),
+            Stage::Waiting(_) | Stage::Refused(_) | Stage::Over => {}
+        }
+        self
+    }
+
+    /// Asks for no answer. It leaves in its turn; whether it arrives is not told.
+    pub fn tell(mut self) {
+        if let Stage::AtDesk { desk, token } = self.stage
+            && let Some(current) = current()
+            && current.id() == desk
+        {
+            current.amend(token, |made| made.tell = true);
+            self.stage = Stage::Over;
+        }
+        // From outside, being dropped is what a tell does.
+    }
+
+    fn poll_at_desk(&self, desk: u64, token: Token, cx: &mut Context<'_>) -> Poll<M::Output> {
+        let Some(current) = current().filter(|current| current.id() == desk) else {
+            let error = CallError::new(ErrorKind::NotInAnEntity, Ran::Unknown, ChainId::NONE);
+            return Poll::Ready(M::output(Err(error)));
+        };
+        if let Some(made) = current.take_made(token)
+            && let Some(outcome) = depart::<M>(&current, token, made)
+        {
+            return Poll::Ready(M::output(outcome));
+        }
+        current.poll_answer(token, cx).map(outcome_of::<M>)
+    }
+}
+
+fn outcome_of<M: Method>(answer: Answer) -> M::Output {
+    M::output(match answer {
+        Answer::Reply(request) => typed::<M>(request),
+        Answer::Failed(error) => Err(error),
+        Answer::Done | Answer::Wall(_) | Answer::Bytes(_) | Answer::Section(_) => Err(malformed()),
+    })
+}
+
+fn malformed() -> CallError {
+    CallError::new(ErrorKind::Malformed, Ran::Unknown, ChainId::NONE)
+}
+
+fn typed<M: Method>(request: Request) -> Result<M::Reply, CallError> {
+    request.typed::<M>().map_err(|_| malformed())?.into_outcome()
+}
+
+/// The call leaves: straight into the callee's first turn where the host lets it, and through
+/// the host's queues otherwise. `None` means that its answer is still to come.
+fn depart<M: Method>(
+    desk: &Rc<Desk>,
+    token: Token,
+    mut made: Made,
+) -> Option<Result<M::Reply, CallError>> {
+    desk.address(&mut made, Some(token));
+    match desk.host().enter(desk, made.request.head(), M::MODE) {
+        Some(entry) => direct::<M>(desk, token, made.request, entry),
+        None => {
+            desk.host().submit(desk, Some(token), Syscall::Call(made.request));
+            None
+        }
+    }
+}
+
+fn direct<M: Method>(
+    desk: &Rc<Desk>,
+    token: Token,
+    request: Request,
+    entry: Entry,
+) -> Option<Result<M::Reply, CallError>> {
+    let chain = request.head().path.chain();
+    let cell = cell_of::<M::Entity>(&entry.cell);
+    let Ok(call) = request.typed::<M>() else { return Some(Err(malformed())) };
+    let outcome = match catch_unwind(AssertUnwindSafe(|| M::start(call, cell))) {
+        Ok(Started::Ready(call, mut reply)) => {
+            desk.host().leave(desk, entry, false);
+            call.recycle();
+            reply.crossed();
+            Some(Ok(reply))
+        }
+        Ok(Started::Running(running)) => match desk.host().adopt(desk, entry, running, token) {
+            Ok(None) => None,
+            Ok(Some(request)) => Some(typed::<M>(request)),
+            Err(error) => Some(Err(error)),
+        },
+        Err(_) => {
+            desk.host().leave(desk, entry, true);
+            Some(Err(CallError::new(ErrorKind::Panicked, Ran::Yes, chain)))
+        }
+    };
+    if outcome.is_some() {
+        desk.tickets().borrow_mut().free(token);
+    }
+    outcome
+}
+
+impl<M: Method> Future for Call<M> {
+    type Output = M::Output;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let outcome = match &mut self.stage {
+            Stage::AtDesk { desk, token } => {
+                let (desk, token) = (*desk, *token);
+                self.poll_at_desk(desk, token, cx)
+            }
+            Stage::Outside { gateway, request, timeout } => {
+                let Some(request) = request.take() else {
+                    panic!("a call is polled once it is over")
+                };
+                match gateway.submit(request, *timeout, true) {
+                    Err(error) => Poll::Ready(M::output(Err(error))),
+                    Ok(pending) => {
+                        let answer = pending.poll(cx);
+                        self.stage = Stage::Waiting(pending);
+                        answer.map(outcome_of::<M>)
+                    }
+                }
+            }
+            Stage::Waiting(pending) => pending.poll(cx).map(outcome_of::<M>),
+            Stage::Refused(error) => Poll::Ready(M::output(Err(*error))),
+            Stage::Over => panic!("a call is polled after it is over"),
+        };
+        if outcome.is_ready() {
+            self.stage = Stage::Over;
+        }
+        outcome
+    }
+}
+
+impl<M: Method> Drop for Call<M> {
+    fn drop(&mut self) {
+        match std::mem::replace(&mut self.stage, Stage::Over) {
+            Stage::AtDesk { desk, token } => {
+                if let Some(current) = current().filter(|current| current.id() == desk) {
+                    current.give_up(token);
+                }
+            }
+            Stage::Outside { gateway, request: Some(request), timeout } => {
+                // Nobody is there to be told; the node counts what it refuses.
+                drop(gateway.submit(request, timeout, false));
+            }
+            Stage::Outside { .. } | Stage::Waiting(_) | Stage::Refused(_) | Stage::Over => {}
+        }
+    }
+}
+
+impl<M: Method> fmt::Debug for Call<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let stage = match &self.stage {
+            Stage::AtDesk { token, .. } => return write!(f, "Call({:?}, {token:?})", M::INFO),
+            Stage::Outside { .. } => "made",
+            Stage::Waiting(_) => "waiting",
+            Stage::Refused(_) => "refused",
+            Stage::Over => "over",
+        };
+        write!(f, "Call({:?}, {stage})", M::INFO)
+    }
+}

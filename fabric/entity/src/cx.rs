@@ -1,0 +1,252 @@
+//! What a method is given of its entity: [`At`] for any method, [`Cx`] for one that interleaves.
+//!
+//! # Invariants
+//! - **E2** State is reached by `with` (a synchronous closure, so that no borrow can outlive the
+//!   turn) or in an exclusive section.
+//!
+//! # Not here
+//! `save` and `fence`: they come with stores and ownership.
+
+use std::fmt;
+use std::future::Future;
+use std::ops::Deref;
+use std::rc::Rc;
+use std::time::Duration;
+
+use epicserver_wire::{CallError, ChainId, EntityKey, ErrorKind, Time, limits};
+
+use crate::ask::{Ask, Interval};
+use crate::cell::StateCell;
+use crate::desk::{Desk, current};
+use crate::entity::Entity;
+use crate::reference::{Pool, Ref, Target};
+use crate::running::detached;
+use crate::sync::{Event, Lock, Queue};
+use crate::syscall::{Answer, Syscall};
+
+/// Where a method runs: its entity's key, the pool, clock, random numbers, timers.
+pub struct At<T> {
+    cell: Rc<StateCell<T>>,
+}
+
+fn desk() -> Rc<Desk> {
+    current().expect("`At` and `Cx` are used on the shard of their entity")
+}
+
+impl<T: Entity> At<T> {
+    pub(crate) fn new(cell: Rc<StateCell<T>>) -> Self {
+        Self { cell }
+    }
+
+    /// For generated code: where the method of `cell` runs.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn of(cell: &Rc<StateCell<T>>) -> Self {
+        Self::new(Rc::clone(cell))
+    }
+
+    /// The entity's key.
+    ///
+    /// # Panics
+    /// Never: an entity of type `T` has a key of `T`'s key type.
+    #[must_use]
+    pub fn key(&self) -> T::Key {
+        T::Key::from_key(self.cell.id().key()).expect("E1: the key is of the entity's key type")
+    }
+
+    /// A reference to this entity.
+    #[must_use]
+    pub fn this(&self) -> Ref<T> {
+        let target = Target::new(self.cell.id().clone());
+        target.remember(self.cell.place());
+        Ref::to(target)
+    }
+
+    /// Every other entity.
+    #[must_use]
+    pub fn pool(&self) -> Pool {
+        Pool::new()
+    }
+
+    /// The time of this turn: monotonic, nanoseconds since an origin that only the host knows.
+    #[must_use]
+    pub fn now(&self) -> Time {
+        desk().host().now()
+    }
+
+    /// When the caller gives up; [`Time::MAX`] where nobody waits.
+    #[must_use]
+    pub fn deadline(&self) -> Time {
+        desk().turn().deadline
+    }
+
+    /// The chain that this call belongs to.
+    #[must_use]
+    pub fn chain(&self) -> ChainId {
+        desk().path().chain()
+    }
+
+    /// A random number; repeatable in tests and the simulator, not fit for secrets.
+    #[must_use]
+    pub fn random(&self) -> u64 {
+        desk().host().random()
+    }
+
+    /// Random bytes from the operating system, fit for secrets.
+    pub fn random_bytes(&self, len: usize) -> Ask<Vec<u8>> {
+        let len = len.min(limits::RANDOM_BYTES_MAX);
+        Ask::new(Syscall::Random { len }, |answer| match answer {
+            Answer::Bytes(bytes) => Some(bytes),
+            _other => None,
+        })
+    }
+
+    /// The wall clock: the time since 1970-01-01 UTC.
+    pub fn wall_clock(&self) -> Ask<Duration> {
+        Ask::new(Syscall::Now, |answer| match answer {
+            Answer::Wall(nanos) => Some(Duration::from_nanos(nanos)),
+            _other => None,
+        })
+    }
+
+    /// Waits for `duration`.
+    pub fn sleep(&self, duration: Duration) -> Ask<()> {
+        let until = self.now() + duration;
+        Ask::new(Syscall::Sleep { until }, |answer| (answer == Answer::Done).then_some(()))
+    }
+
+    /// A clock that ticks after each `period`.
+    #[must_use]
+    pub fn interval(&self, period: Duration) -> Interval {
+        Interval::new(self.now() + period, period)
+    }
+
+    /// Runs `task` on this entity, interleaved with its methods, on a chain of its own. It ends with
+    /// the activation. The shard counts a task that does not fit its tables.
+    pub fn spawn(&self, task: impl AsyncFnOnce(Cx<T>) + 'static) {
+        let cx = Cx::new(Rc::clone(&self.cell));
+        let desk = desk();
+        desk.host().spawn(&desk, detached(async move { task(cx).await }));
+    }
+
+    /// Runs `each` after every `period`, until the activation ends. It does not keep the activation
+    /// alive. A time that comes while the one before still runs is left out.
+    pub fn every(&self, period: Duration, mut each: impl AsyncFnMut(Cx<T>) + 'static) {
+        let mut interval = self.interval(period);
+        self.spawn(async move |cx| {
+            while interval.tick().await.is_ok() {
+                each(Cx::new(Rc::clone(&cx.at.cell))).await;
+            }
+        });
+    }
+
+    /// Collects this activation once nothing of it runs any more.
+    pub fn deactivate(&self) {
+        let desk = desk();
+        desk.host().submit(&desk, None, Syscall::Deactivate);
+    }
+
+    /// The lock of this entity that is called `name`.
+    #[must_use]
+    pub fn lock(&self, name: &'static str) -> Lock {
+        Lock::new(name)
+    }
+
+    /// The event of this entity that is called `name`.
+    #[must_use]
+    pub fn event(&self, name: &'static str) -> Event {
+        Event::new(name)
+    }
+
+    /// The queue of this entity that is called `name`.
+    #[must_use]
+    pub fn queue<V>(&self, name: &'static str) -> Queue<V> {
+        Queue::new(name)
+    }
+}
+
+impl<T> fmt::Debug for At<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "At({:?})", self.cell)
+    }
+}
+
+/// What a method that interleaves has in place of `self`.
+///
+/// Neither `Copy` nor `Send`, and `exclusive` needs it mutably: `with` cannot meet a section of
+/// the same task.
+pub struct Cx<T> {
+    at: At<T>,
+}
+
+impl<T: Entity> Cx<T> {
+    pub(crate) fn new(cell: Rc<StateCell<T>>) -> Self {
+        Self { at: At::new(cell) }
+    }
+
+    /// Reads or changes the state, in one piece with nothing between.
+    ///
+    /// # Panics
+    /// If it is called inside itself, every time.
+    pub fn with<R>(&self, turn: impl FnOnce(&mut T) -> R) -> R {
+        self.at.cell.with(turn)
+    }
+
+    /// Runs `section` with nothing else running on this entity, its parked methods included.
+    ///
+    /// Calls that this method has under way are waited for first.
+    ///
+    /// # Errors
+    /// [`ErrorKind::WouldDeadlock`] if the section is held further up this chain, or waiting could
+    /// close a circle of waits; [`ErrorKind::TooManySections`]. Nothing of `section` has run then.
+    pub async fn exclusive<R>(
+        &mut self,
+        section: impl AsyncFnOnce(&mut T) -> R,
+    ) -> Result<R, CallError> {
+        let held = Ask::new(Syscall::Exclusive, crate::sync::guard).await?;
+        let result = self.at.cell.hold(section).await;
+        drop(held);
+        Ok(result)
+    }
+
+    /// Runs `work`, and gives up on it after `timeout`: it is dropped then.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Deadline`] if it took longer.
+    pub async fn within<F: Future>(
+        &self,
+        timeout: Duration,
+        work: F,
+    ) -> Result<F::Output, CallError> {
+        let mut sleep = std::pin::pin!(self.sleep(timeout));
+        let mut work = std::pin::pin!(work);
+        std::future::poll_fn(|cx| {
+            if let std::task::Poll::Ready(output) = work.as_mut().poll(cx) {
+                return std::task::Poll::Ready(Ok(output));
+            }
+            sleep.as_mut().poll(cx).map(|slept| {
+                let late = CallError::new(
+                    ErrorKind::Deadline,
+                    epicserver_wire::Ran::Unknown,
+                    self.chain(),
+                );
+                Err(slept.err().unwrap_or(late))
+            })
+        })
+        .await
+    }
+}
+
+impl<T> Deref for Cx<T> {
+    type Target = At<T>;
+
+    fn deref(&self) -> &At<T> {
+        &self.at
+    }
+}
+
+impl<T> fmt::Debug for Cx<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Cx({:?})", self.at.cell)
+    }
+}

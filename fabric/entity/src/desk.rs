@@ -1,0 +1,373 @@
+//! The desk: where the user code of one shard leaves its syscalls.
+//!
+//! Each host has one desk, and makes it the current one of its thread while it runs user code. So
+//! references stay plain data, and user code needs no handle to whoever hosts it.
+//!
+//! # Invariants
+//! - **D1** Calls leave in the order in which a turn made them: when it awaits or drops a later
+//!   one, when it yields, and when it ends.
+//! - **D2** A turn's calls stand above its floor in the outbox; a direct call's turn stacks on top.
+//!
+//! # Not here
+//! What becomes of a syscall: the [`Host`] decides.
+
+use std::cell::{Cell, RefCell};
+use std::fmt;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use epicserver_wire::{CallError, ChainId, Path, ShardId, Time, Token, limits};
+
+use crate::cell::{AnyCell, Place};
+use crate::entity::Mode;
+use crate::envelope::{Caller, Head, Request};
+use crate::running::Running;
+use crate::syscall::{Answer, Syscall};
+use crate::tickets::{Made, Tickets, Waiter};
+
+/// A turn's task in its shard's table; [`TurnId::NONE`] for a method of one turn.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct TurnId(u32);
+
+impl TurnId {
+    /// No task.
+    pub const NONE: Self = Self(u32::MAX);
+
+    /// The task numbered `index`.
+    #[must_use]
+    pub const fn new(index: u32) -> Self {
+        Self(index)
+    }
+
+    /// Its number.
+    #[must_use]
+    pub const fn index(self) -> u32 {
+        self.0
+    }
+}
+
+/// What is true while one turn runs.
+#[derive(Clone, Copy, Debug)]
+pub struct Turn {
+    /// Its task.
+    pub id: TurnId,
+    /// Its activation.
+    pub place: Place,
+    /// When the call that it serves is given up.
+    pub deadline: Time,
+    /// The data pointer of its task's own waker, as a number.
+    pub waker: usize,
+    floor: u32,
+    left: u32,
+}
+
+impl Turn {
+    /// Outside of any turn.
+    pub const NONE: Self = Self {
+        id: TurnId::NONE,
+        place: Place::NONE,
+        deadline: Time::MAX,
+        waker: 0,
+        floor: 0,
+        left: 0,
+    };
+}
+
+/// A direct call that was let in, and what to restore when it is over.
+#[derive(Debug)]
+pub struct Entry {
+    /// The callee's cell.
+    pub cell: Rc<dyn AnyCell>,
+    /// The caller's turn.
+    pub outer: Turn,
+    /// The caller's path, if the callee's is another one.
+    pub outer_path: Option<Path>,
+}
+
+/// Whoever runs user code and answers its syscalls: a shard, or a [`Script`](crate::Script).
+pub trait Host {
+    /// The time of this tick.
+    fn now(&self) -> Time;
+    /// A random number, not fit for secrets.
+    fn random(&self) -> u64;
+    /// Which shard this is.
+    fn shard(&self) -> ShardId;
+    /// Lets a call run at once, inside its caller's turn, or says `None`: then it is submitted.
+    fn enter(&self, desk: &Desk, head: &Head, mode: Mode) -> Option<Entry>;
+    /// A direct call of one turn is over. `panicked` says that it panicked.
+    fn leave(&self, desk: &Desk, entry: Entry, panicked: bool);
+    /// Polls a direct call once, and parks it if it is not done.
+    ///
+    /// # Errors
+    /// If it panicked.
+    fn adopt(
+        &self,
+        desk: &Desk,
+        entry: Entry,
+        running: Box<dyn Running>,
+        token: Token,
+    ) -> Result<Option<Request>, CallError>;
+    /// A syscall leaves. Without a token nobody waits for its answer.
+    fn submit(&self, desk: &Desk, token: Option<Token>, syscall: Syscall);
+    /// A task that serves no call begins on the current activation.
+    fn spawn(&self, desk: &Desk, task: Box<dyn Running>);
+    /// Nobody waits for the answer of `token` any more.
+    fn give_up(&self, desk: &Desk, token: Token);
+}
+
+/// The way into a fabric for threads that run no entities.
+pub trait Gateway: Send + Sync {
+    /// Sends a call. `Err` if it cannot be taken.
+    ///
+    /// # Errors
+    /// If the node is stopping or its inlet is full.
+    fn submit(
+        &self,
+        request: Request,
+        timeout: Option<std::time::Duration>,
+        reply: bool,
+    ) -> Result<Arc<dyn Pending>, CallError>;
+}
+
+/// A call that a foreign thread waits for.
+pub trait Pending: Send + Sync {
+    /// The answer, if there is one; otherwise the context's waker is woken when it comes.
+    fn poll(&self, cx: &mut Context<'_>) -> Poll<Answer>;
+    /// Called by the shard, once.
+    fn answer(&self, answer: Answer);
+}
+
+/// Where the user code of one shard leaves its syscalls.
+pub struct Desk {
+    id: u64,
+    host: Rc<dyn Host>,
+    tickets: RefCell<Tickets>,
+    outbox: RefCell<Vec<Token>>,
+    turn: Cell<Turn>,
+    path: RefCell<Path>,
+    origin: u64,
+    serial: Cell<u64>,
+}
+
+thread_local! {
+    static CURRENT: RefCell<Option<Rc<Desk>>> = const { RefCell::new(None) };
+}
+
+/// While this lives, its desk is the current one of the thread.
+#[derive(Debug)]
+pub struct OnDesk {
+    previous: Option<Rc<Desk>>,
+}
+
+impl Drop for OnDesk {
+    fn drop(&mut self) {
+        let previous = self.previous.take();
+        // The thread's storage may be gone when a thread ends inside a turn; so is the desk then.
+        let _ = CURRENT.try_with(|current| current.replace(previous));
+    }
+}
+
+pub(crate) fn current() -> Option<Rc<Desk>> {
+    CURRENT.try_with(|current| current.borrow().clone()).ok().flatten()
+}
+
+impl Desk {
+    /// A desk of `host`. `origin` tells its chains apart from those of every other desk.
+    #[must_use]
+    pub fn new(host: Rc<dyn Host>, origin: u64) -> Rc<Self> {
+        use std::sync::atomic::{AtomicU64, Ordering};
+        static IDS: AtomicU64 = AtomicU64::new(0);
+        Rc::new(Self {
+            id: IDS.fetch_add(1, Ordering::Relaxed),
+            host,
+            tickets: RefCell::default(),
+            outbox: RefCell::default(),
+            turn: Cell::new(Turn::NONE),
+            path: RefCell::default(),
+            origin,
+            serial: Cell::new(0),
+        })
+    }
+
+    /// Makes this the current desk of the thread until the guard is dropped.
+    #[must_use]
+    pub fn enter(self: &Rc<Self>) -> OnDesk {
+        let previous = CURRENT.with(|current| current.replace(Some(Rc::clone(self))));
+        OnDesk { previous }
+    }
+
+    /// Whoever answers.
+    #[must_use]
+    pub fn host(&self) -> &dyn Host {
+        &*self.host
+    }
+
+    pub(crate) fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// The table of tokens.
+    #[must_use]
+    pub fn tickets(&self) -> &RefCell<Tickets> {
+        &self.tickets
+    }
+
+    /// The turn that runs.
+    #[must_use]
+    pub fn turn(&self) -> Turn {
+        self.turn.get()
+    }
+
+    /// The path of the turn that runs.
+    #[must_use]
+    pub fn path(&self) -> Path {
+        self.path.borrow().clone()
+    }
+
+    /// Changes the path of the turn that runs, and gives the one before.
+    pub fn set_path(&self, path: Path) -> Path {
+        self.path.replace(path)
+    }
+
+    /// A chain that begins now.
+    pub fn new_chain(&self) -> ChainId {
+        let serial = self.serial.get();
+        self.serial.set(serial + 1);
+        ChainId::new(self.host.now(), (self.origin << 40) | (serial & ((1 << 40) - 1)))
+    }
+
+    /// Begins a turn on top of the one that runs (**D2**), which is given back.
+    pub fn begin(&self, id: TurnId, place: Place, deadline: Time, waker: usize) -> Turn {
+        let outer = self.turn.get();
+        let floor = u32::try_from(self.outbox.borrow().len()).unwrap_or(u32::MAX);
+        self.turn.set(Turn { id, place, deadline, waker, floor, left: floor });
+        outer
+    }
+
+    /// The turn yields or ends: what it made leaves (**D1**), and `outer` goes on.
+    pub fn end(&self, outer: Turn) {
+        self.flush();
+        self.turn.set(outer);
+    }
+
+    /// Everything that the turn made leaves (**D1**).
+    pub fn flush(&self) {
+        while let Some(token) = self.next_made() {
+            self.let_go(token);
+        }
+    }
+
+    fn next_made(&self) -> Option<Token> {
+        let mut turn = self.turn.get();
+        let mut outbox = self.outbox.borrow_mut();
+        let token = outbox.get(turn.left as usize).copied()?;
+        turn.left += 1;
+        if turn.left as usize == outbox.len() {
+            outbox.truncate(turn.floor as usize);
+            turn.left = turn.floor;
+        }
+        self.turn.set(turn);
+        Some(token)
+    }
+
+    /// Puts a call into the outbox.
+    pub(crate) fn make(&self, request: Request) -> Result<Token, Request> {
+        if self.outbox.borrow().len() >= limits::OUTBOX_MAX {
+            self.flush();
+        }
+        let token = self.tickets.borrow_mut().make(request)?;
+        self.outbox.borrow_mut().push(token);
+        Ok(token)
+    }
+
+    pub(crate) fn amend(&self, token: Token, change: impl FnOnce(&mut Made)) {
+        if let Some(made) = self.tickets.borrow_mut().made(token) {
+            change(made);
+        }
+    }
+
+    /// Everything that was made up to `token` leaves, but for `token` itself, which is given.
+    pub(crate) fn take_made(&self, token: Token) -> Option<Made> {
+        self.tickets.borrow_mut().made(token)?;
+        while let Some(next) = self.next_made() {
+            if next == token {
+                break;
+            }
+            self.let_go(next);
+        }
+        self.tickets.borrow_mut().leave(token)
+    }
+
+    /// Fills in who waits, for how long, and on whose behalf.
+    pub(crate) fn address(&self, made: &mut Made, token: Option<Token>) {
+        let now = self.host.now();
+        let deadline = now + made.timeout.unwrap_or(limits::CALL_TIMEOUT);
+        let head = made.request.head_mut();
+        match token {
+            Some(token) => {
+                head.caller = Caller::Token { shard: self.host.shard(), token };
+                head.deadline = deadline.min(self.turn.get().deadline);
+                head.path = self.path();
+            }
+            None => {
+                head.caller = Caller::Nobody;
+                head.deadline = made.timeout.map_or(Time::MAX, |_| deadline);
+                head.path = Path::default();
+            }
+        }
+        if !head.path.chain().is_some() {
+            head.path = Path::new(self.new_chain());
+        }
+    }
+
+    fn let_go(&self, token: Token) {
+        let Some(mut made) = self.tickets.borrow_mut().leave(token) else { return };
+        if made.tell {
+            self.tickets.borrow_mut().free(token);
+            self.address(&mut made, None);
+            return self.host.submit(self, None, Syscall::Tell(made.request));
+        }
+        self.address(&mut made, Some(token));
+        self.host.submit(self, Some(token), Syscall::Call(made.request));
+    }
+
+    /// The holder of `token` gives it up: a call that has not left leaves now, as a tell.
+    pub(crate) fn give_up(&self, token: Token) {
+        self.amend(token, |made| made.tell = true);
+        match self.take_made(token) {
+            Some(mut made) => {
+                self.tickets.borrow_mut().free(token);
+                self.address(&mut made, None);
+                self.host.submit(self, None, Syscall::Tell(made.request));
+            }
+            None => {
+                self.host.give_up(self, token);
+                self.tickets.borrow_mut().free(token);
+            }
+        }
+    }
+
+    /// The answer of `token`; if there is none yet, `cx`'s waker is woken by it.
+    pub(crate) fn poll_answer(&self, token: Token, cx: &Context<'_>) -> Poll<Answer> {
+        let mut tickets = self.tickets.borrow_mut();
+        if let Some(answer) = tickets.take(token) {
+            return Poll::Ready(answer);
+        }
+        let turn = self.turn.get();
+        // The task's own waker needs no cloning: its id says as much.
+        let own = turn.id != TurnId::NONE && cx.waker().data().addr() == turn.waker;
+        let waiter = if own { Waiter::Turn(turn.id) } else { Waiter::Waker(cx.waker().clone()) };
+        tickets.set_waiter(token, waiter);
+        Poll::Pending
+    }
+}
+
+impl fmt::Debug for Desk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Desk")
+            .field("id", &self.id)
+            .field("turn", &self.turn)
+            .finish_non_exhaustive()
+    }
+}

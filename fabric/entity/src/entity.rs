@@ -1,0 +1,217 @@
+//! What the macros say of a type: its name and key, its methods, its hooks.
+//!
+//! Users do not write these traits: `#[entity]` on the type gives [`EntityType`], `#[entity]` on
+//! its `impl` gives [`Entity`] and one [`Method`] for each `pub` method.
+//!
+//! # Not here
+//! Activations: a type knows nothing of its instances.
+
+use std::any::Any;
+use std::fmt;
+use std::rc::Rc;
+use std::thread::LocalKey;
+use std::time::Duration;
+
+use epicserver_wire::{CallError, ClassId, EntityId, EntityKey, Key, MethodId, TypeId};
+
+use crate::At;
+use crate::cell::{AnyCell, StateCell};
+use crate::envelope::{Envelope, Pool, Request};
+use crate::message::{Coded, Message};
+use crate::reference::Target;
+use crate::running::{Activation, Started};
+
+/// What `#[entity]` on a struct or enum says.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not an entity",
+    note = "put `#[entity]` on its definition"
+)]
+pub trait EntityType: Coded + 'static {
+    /// Its key.
+    type Key: EntityKey;
+    /// Its name: the id of the type is a function of it.
+    const NAME: &'static str;
+    /// Its id.
+    const TYPE_ID: TypeId = TypeId::of(Self::NAME);
+    /// Where its entities may be placed.
+    const CLASS: ClassId = ClassId::DEFAULT;
+    /// How long an activation may be idle before it is collected; `None` leaves that to the node.
+    const IDLE: Option<Duration> = None;
+
+    /// The placement group of the entity with `key`, as [`EntityId::group_of`] numbers it.
+    fn group(key: &Self::Key) -> Option<u64> {
+        let _ = key;
+        None
+    }
+}
+
+/// The id of the entity of type `T` with `key`.
+pub fn entity_id<T: EntityType>(key: Key) -> EntityId {
+    let group = T::Key::from_key(&key).and_then(|key| T::group(&key));
+    EntityId::new(T::TYPE_ID, T::CLASS, group, key)
+}
+
+/// What `#[entity]` on an `impl` says.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` has no methods that can be called",
+    note = "put `#[entity]` on one `impl {Self}` in the same module"
+)]
+pub trait Entity: EntityType {
+    /// The generated calls, to which `Ref<Self>` derefs.
+    type Calls: Calls;
+    /// Every method that can be called.
+    const METHODS: &'static [MethodInfo];
+
+    /// Makes the state of a new activation: by the `#[activate]` hook, or `Default`.
+    fn activate(at: At<Self>) -> Activation<Self>;
+
+    /// The `#[deactivate]` hook: the last turn of an activation that is collected.
+    fn deactivate(&mut self, at: At<Self>) {
+        let _ = at;
+    }
+
+    /// The `#[memory]` hook: bytes that the state holds on the heap, for the memory budget.
+    fn heap_bytes(&self) -> usize {
+        0
+    }
+}
+
+/// The generated type of an entity's calls.
+pub trait Calls: fmt::Debug + Send + Sync + 'static {
+    /// The calls of `target`.
+    fn of(target: Target) -> Self;
+    /// Whom they call.
+    fn target(&self) -> &Target;
+}
+
+/// How a method shares its entity with others.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Mode {
+    /// `fn f(&self)`, `fn f(&mut self)`: one turn.
+    Turn,
+    /// `async fn f(cx: Cx<Self>)`: others run while it is parked.
+    Shared,
+    /// `#[exclusive] async fn f(&mut self)`: no other runs until it is done.
+    Exclusive,
+}
+
+/// Reads the arguments of a call that came as bytes.
+pub type ReadCall = fn(Target, &[u8]) -> Result<Request, epicserver_wire::Malformed>;
+
+/// What is known of a method without its types.
+#[derive(Clone, Copy)]
+pub struct MethodInfo {
+    /// The name of its entity type.
+    pub entity: &'static str,
+    /// Its own name.
+    pub name: &'static str,
+    /// Its id.
+    pub id: MethodId,
+    /// How it shares its entity.
+    pub mode: Mode,
+    /// Makes a call of bytes.
+    pub read: ReadCall,
+}
+
+impl MethodInfo {
+    /// What is known of `M`.
+    #[must_use]
+    pub const fn of<M: Method>() -> Self {
+        let entity = <M::Entity as EntityType>::NAME;
+        Self { entity, name: M::NAME, id: M::ID, mode: M::MODE, read: Envelope::<M>::read }
+    }
+}
+
+impl fmt::Debug for MethodInfo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}::{}", self.entity, self.name)
+    }
+}
+
+/// One method, as a type.
+pub trait Method: Sized + 'static {
+    /// Whose method it is.
+    type Entity: Entity;
+    /// Its arguments, as a tuple.
+    type Args: Message;
+    /// What its body returns.
+    type Reply: Message;
+    /// What a caller gets: `Result<Reply, CallError>`, or for a method that returns
+    /// `Result<T, E>` that one `Result`.
+    type Output;
+    /// Its name.
+    const NAME: &'static str;
+    /// Its id.
+    const ID: MethodId = MethodId::of(<Self::Entity as EntityType>::NAME, Self::NAME);
+    /// How it shares its entity.
+    const MODE: Mode;
+    /// What is known of it without its types.
+    const INFO: &'static MethodInfo = &MethodInfo::of::<Self>();
+
+    /// What the caller gets for an outcome.
+    fn output(outcome: Result<Self::Reply, CallError>) -> Self::Output;
+    /// Runs the method's first turn on `cell`, or makes it ready to run.
+    fn start(call: Box<Envelope<Self>>, cell: Rc<StateCell<Self::Entity>>) -> Started<Self>;
+    /// Emptied envelopes and task slots of this method on this thread.
+    fn pool() -> &'static LocalKey<Pool<Self>>;
+}
+
+/// A state that comes from `Default`: what an entity without an `#[activate]` hook has to have.
+#[diagnostic::on_unimplemented(
+    message = "a new `{Self}` cannot be made",
+    note = "derive `Default` for it, or write `#[activate] fn new(at: At<Self>) -> Self`"
+)]
+pub trait NewState: Sized {
+    /// The state of a new entity.
+    fn new_state() -> Self;
+}
+
+impl<T: Default> NewState for T {
+    fn new_state() -> Self {
+        Self::default()
+    }
+}
+
+/// An entity type as a node knows it.
+#[derive(Clone, Copy)]
+pub struct TypeInfo {
+    /// Its name.
+    pub name: &'static str,
+    /// Its id.
+    pub id: TypeId,
+    /// How long its activations may be idle.
+    pub idle: Option<Duration>,
+    /// Every method that can be called.
+    pub methods: &'static [MethodInfo],
+    /// Makes the cell of a new activation, its state not yet in it.
+    pub new_cell: fn(EntityId) -> Rc<dyn AnyCell>,
+}
+
+impl TypeInfo {
+    /// What a node has to know of `T`.
+    #[must_use]
+    pub fn of<T: Entity>() -> Self {
+        Self {
+            name: T::NAME,
+            id: T::TYPE_ID,
+            idle: T::IDLE,
+            methods: T::METHODS,
+            new_cell: |id| Rc::new(StateCell::<T>::new(id)),
+        }
+    }
+}
+
+impl fmt::Debug for TypeInfo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TypeInfo").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+/// The concrete cell behind `cell`.
+///
+/// # Panics
+/// If it is not of type `T`: only a broken registry could cause that.
+pub(crate) fn typed_cell<T: Entity>(cell: Rc<dyn AnyCell>) -> Rc<StateCell<T>> {
+    let any: Rc<dyn Any> = cell;
+    any.downcast().unwrap_or_else(|_| panic!("E1: the cell of a {} is of another type", T::NAME))
+}

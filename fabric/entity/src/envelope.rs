@@ -1,0 +1,341 @@
+//! Envelopes: a call's head, its arguments, and later its reply, in one reused box.
+//!
+//! The box that leaves with the arguments comes back with the reply, so that a call inside one
+//! process allocates nothing in steady state and moves two words.
+//!
+//! # Invariants
+//! - **E4** An envelope holds arguments until its method starts, a reply after it ended, and
+//!   neither when it lies in a pool.
+//!
+//! # Not here
+//! Where an envelope goes.
+
+use std::any::Any;
+use std::cell::RefCell;
+use std::fmt;
+use std::rc::Rc;
+
+use epicserver_wire::{CallError, EntityId, Malformed, Path, ShardId, Time, Token, limits};
+
+use crate::cell::{AnyCell, Place, StateCell};
+use crate::entity::{Method, MethodInfo, typed_cell};
+use crate::message::{Coded, Message};
+use crate::reference::Target;
+use crate::running::{AnyStarted, Started};
+
+/// Who gets the reply.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Caller {
+    /// Nobody: a tell, or a call that was dropped before it left.
+    Nobody,
+    /// The holder of `token` on `shard`.
+    Token {
+        /// The shard that gave the token.
+        shard: ShardId,
+        /// The token.
+        token: Token,
+    },
+}
+
+/// What a call carries beside its arguments.
+#[derive(Clone, Debug)]
+pub struct Head {
+    /// Who is called.
+    pub to: EntityId,
+    /// Where the callee's activation was last seen; a hint.
+    pub place: Place,
+    /// Who gets the reply.
+    pub caller: Caller,
+    /// The chain that the call belongs to and the sections held along it.
+    pub path: Path,
+    /// When nobody waits any more.
+    pub deadline: Time,
+}
+
+/// One call of `M`.
+pub struct Envelope<M: Method> {
+    head: Head,
+    args: Option<M::Args>,
+    reply: Option<M::Reply>,
+}
+
+impl<M: Method> Envelope<M> {
+    /// A call of `target` that has not left yet.
+    pub(crate) fn new(target: &Target, args: M::Args) -> Box<Self> {
+        let head = Head {
+            to: target.id().clone(),
+            place: target.place(),
+            caller: Caller::Nobody,
+            path: Path::default(),
+            deadline: Time::MAX,
+        };
+        let Some(mut spare) = M::pool().with(Pool::take_envelope) else {
+            return Box::new(Self { head, args: Some(args), reply: None });
+        };
+        spare.head = head;
+        spare.args = Some(args);
+        spare
+    }
+
+    /// The call of `target` whose arguments are `bytes`.
+    pub(crate) fn read(target: Target, bytes: &[u8]) -> Result<Request, Malformed> {
+        Ok(Request::new(Self::new(&target, M::Args::decode(bytes)?)))
+    }
+
+    /// # Panics
+    /// If the method was started before (**E4**).
+    #[inline]
+    pub(crate) fn take_args(&mut self) -> M::Args {
+        self.args.take().expect("E4: a method is started once")
+    }
+
+    #[inline]
+    pub(crate) fn set_reply(&mut self, reply: M::Reply) {
+        self.reply = Some(reply);
+    }
+
+    /// What the caller gets, errors inside it crossed; the envelope returns to its pool.
+    pub(crate) fn into_outcome(mut self: Box<Self>) -> Result<M::Reply, CallError> {
+        let mut reply = self.reply.take().expect("E4: an answered call holds its reply");
+        self.recycle();
+        reply.crossed();
+        Ok(reply)
+    }
+
+    #[inline]
+    pub(crate) fn recycle(mut self: Box<Self>) {
+        self.args = None;
+        self.reply = None;
+        M::pool().with(|pool| pool.keep_envelope(self));
+    }
+}
+
+impl<M: Method> fmt::Debug for Envelope<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} to {:?}", M::INFO, self.head.to)
+    }
+}
+
+/// What is kept for reuse of one method on one thread. Bounded by [`limits::POOL_MAX`].
+pub struct Pool<M: Method> {
+    #[expect(clippy::vec_box, reason = "the boxes are what is reused")]
+    envelopes: RefCell<Vec<Box<Envelope<M>>>>,
+    slots: RefCell<Vec<Box<dyn Any>>>,
+}
+
+impl<M: Method> Pool<M> {
+    /// A pool with nothing in it.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self { envelopes: RefCell::new(Vec::new()), slots: RefCell::new(Vec::new()) }
+    }
+
+    #[inline]
+    fn take_envelope(&self) -> Option<Box<Envelope<M>>> {
+        self.envelopes.borrow_mut().pop()
+    }
+
+    #[inline]
+    fn keep_envelope(&self, envelope: Box<Envelope<M>>) {
+        let mut envelopes = self.envelopes.borrow_mut();
+        if envelopes.len() < limits::POOL_MAX {
+            envelopes.push(envelope);
+        }
+    }
+
+    #[inline]
+    pub(crate) fn take_slot(&self) -> Option<Box<dyn Any>> {
+        self.slots.borrow_mut().pop()
+    }
+
+    #[inline]
+    pub(crate) fn keep_slot(&self, slot: Box<dyn Any>) {
+        let mut slots = self.slots.borrow_mut();
+        if slots.len() < limits::POOL_MAX {
+            slots.push(slot);
+        }
+    }
+}
+
+impl<M: Method> Default for Pool<M> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<M: Method> fmt::Debug for Pool<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pool").field("envelopes", &self.envelopes.borrow().len()).finish()
+    }
+}
+
+/// An envelope whose method is not known at compile time.
+trait AnyEnvelope: Any + Send + fmt::Debug {
+    fn head(&self) -> &Head;
+    fn head_mut(&mut self) -> &mut Head;
+    fn method(&self) -> &'static MethodInfo;
+    fn args(&self) -> Option<&dyn Any>;
+    fn start(self: Box<Self>, cell: Rc<dyn AnyCell>) -> AnyStarted;
+    fn encode_args(&self) -> Result<Vec<u8>, Malformed>;
+    fn encode_reply(&self) -> Result<Vec<u8>, Malformed>;
+    fn decode_reply(&mut self, bytes: &[u8]) -> Result<(), Malformed>;
+    fn put_reply(&mut self, reply: Box<dyn Any>) -> Result<(), &'static str>;
+    fn recycle(self: Box<Self>);
+}
+
+impl<M: Method> AnyEnvelope for Envelope<M> {
+    fn head(&self) -> &Head {
+        &self.head
+    }
+
+    fn head_mut(&mut self) -> &mut Head {
+        &mut self.head
+    }
+
+    fn method(&self) -> &'static MethodInfo {
+        M::INFO
+    }
+
+    fn args(&self) -> Option<&dyn Any> {
+        self.args.as_ref().map(|args| args as &dyn Any)
+    }
+
+    fn start(self: Box<Self>, cell: Rc<dyn AnyCell>) -> AnyStarted {
+        let cell: Rc<StateCell<M::Entity>> = typed_cell(cell);
+        match M::start(self, cell) {
+            Started::Ready(mut call, reply) => {
+                call.set_reply(reply);
+                AnyStarted::Ready(Request::new(call))
+            }
+            Started::Running(running) => AnyStarted::Running(running),
+        }
+    }
+
+    fn encode_args(&self) -> Result<Vec<u8>, Malformed> {
+        self.args.as_ref().ok_or(Malformed)?.encode()
+    }
+
+    fn encode_reply(&self) -> Result<Vec<u8>, Malformed> {
+        self.reply.as_ref().ok_or(Malformed)?.encode()
+    }
+
+    fn decode_reply(&mut self, bytes: &[u8]) -> Result<(), Malformed> {
+        self.reply = Some(M::Reply::decode(bytes)?);
+        Ok(())
+    }
+
+    fn put_reply(&mut self, reply: Box<dyn Any>) -> Result<(), &'static str> {
+        let reply = reply.downcast().map_err(|_| std::any::type_name::<M::Reply>())?;
+        self.reply = Some(*reply);
+        Ok(())
+    }
+
+    fn recycle(self: Box<Self>) {
+        Self::recycle(self);
+    }
+}
+
+/// A call whose method is not known at compile time: plain data, with its head readable.
+pub struct Request(Box<dyn AnyEnvelope>);
+
+impl Request {
+    pub(crate) fn new<M: Method>(call: Box<Envelope<M>>) -> Self {
+        Self(call)
+    }
+
+    /// The call of `M` that this is.
+    pub(crate) fn typed<M: Method>(self) -> Result<Box<Envelope<M>>, Self> {
+        if self.method().id != M::ID {
+            return Err(self);
+        }
+        let any: Box<dyn Any> = self.0;
+        // Ids of registered methods are unique, but those of unregistered ones may collide.
+        Ok(any.downcast().unwrap_or_else(|_| panic!("E4: two methods have the id {:?}", M::ID)))
+    }
+
+    /// What it carries beside its arguments.
+    #[must_use]
+    pub fn head(&self) -> &Head {
+        self.0.head()
+    }
+
+    /// What it carries beside its arguments, to be filled in when it leaves.
+    pub fn head_mut(&mut self) -> &mut Head {
+        self.0.head_mut()
+    }
+
+    /// Who is called.
+    #[must_use]
+    pub fn to(&self) -> &EntityId {
+        &self.head().to
+    }
+
+    /// Which method.
+    #[must_use]
+    pub fn method(&self) -> &'static MethodInfo {
+        self.0.method()
+    }
+
+    /// The arguments, if they are an `A` (always a tuple) and the method has not started.
+    #[must_use]
+    pub fn args<A: Message>(&self) -> Option<&A> {
+        self.0.args()?.downcast_ref()
+    }
+
+    /// Runs the first turn on `cell`, or makes it ready to run.
+    pub fn start(self, cell: Rc<dyn AnyCell>) -> AnyStarted {
+        self.0.start(cell)
+    }
+
+    /// The bytes of the arguments.
+    ///
+    /// # Errors
+    /// [`Malformed`] if the method has started, or a hand-written implementation refuses.
+    pub fn encode_args(&self) -> Result<Vec<u8>, Malformed> {
+        self.0.encode_args()
+    }
+
+    /// The bytes of the reply.
+    ///
+    /// # Errors
+    /// [`Malformed`] if there is no reply, or a hand-written implementation refuses.
+    pub fn encode_reply(&self) -> Result<Vec<u8>, Malformed> {
+        self.0.encode_reply()
+    }
+
+    /// Puts in the reply whose bytes are `bytes`.
+    ///
+    /// # Errors
+    /// [`Malformed`] if they are not those of such a reply.
+    pub fn decode_reply(&mut self, bytes: &[u8]) -> Result<(), Malformed> {
+        self.0.decode_reply(bytes)
+    }
+
+    /// Puts in a reply.
+    ///
+    /// # Errors
+    /// The name of the type that the method returns, if `reply` is of another one.
+    pub fn put_reply<R: Message>(&mut self, reply: R) -> Result<(), &'static str> {
+        self.0.put_reply(Box::new(reply))
+    }
+
+    /// Gives the emptied envelope back to the pool of its method on this thread.
+    pub fn recycle(self) {
+        self.0.recycle();
+    }
+}
+
+impl fmt::Debug for Request {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// By method, callee and the bytes of the arguments.
+impl PartialEq for Request {
+    fn eq(&self, other: &Self) -> bool {
+        self.method().id == other.method().id
+            && self.to() == other.to()
+            && self.encode_args().ok() == other.encode_args().ok()
+    }
+}

@@ -1,0 +1,190 @@
+//! Messages: what arguments, replies and errors have to be.
+//!
+//! # Invariants
+//! - **I5** `crossed` reaches every [`CallError`] inside a message, so that none that arrives with
+//!   a reply says that the handler did not run.
+//!
+//! # Not here
+//! The bytes: only the codec knows them.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use epicserver_wire::{CallError, Codec, Malformed, Rkyv, uuid::Uuid};
+
+/// A value that the codec can write and read. Implemented for whatever it supports.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be sent or saved",
+    note = "put `#[message]` on its definition, so that it can be written and read"
+)]
+pub trait Coded: Sized {
+    /// The bytes of the value.
+    ///
+    /// # Errors
+    /// [`Malformed`] if a hand-written implementation refuses to be written.
+    fn encode(&self) -> Result<Vec<u8>, Malformed>;
+
+    /// The value of `bytes`, which may come from anywhere.
+    ///
+    /// # Errors
+    /// [`Malformed`] if they are not those of such a value.
+    fn decode(bytes: &[u8]) -> Result<Self, Malformed>;
+}
+
+impl<T> Coded for T
+where
+    Rkyv: Codec<T>,
+{
+    fn encode(&self) -> Result<Vec<u8>, Malformed> {
+        <Rkyv as Codec<T>>::encode(self)
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
+        <Rkyv as Codec<T>>::decode(bytes)
+    }
+}
+
+/// A value that goes from one entity to another: an argument, a reply, or an error in one.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be an argument, a reply or an error of a method",
+    note = "put `#[message]` on its definition; owned standard types, `Ref<T>` and tuples are messages already"
+)]
+pub trait Message: Coded + Send + 'static {
+    /// Called when the value is handed to a caller as a reply: each error inside is turned into
+    /// one whose handler ran (**I5**). `#[message]` writes it.
+    fn crossed(&mut self) {}
+}
+
+macro_rules! plain_messages {
+    ($($plain:ty),* $(,)?) => {$(impl Message for $plain {})*};
+}
+
+plain_messages!(
+    (),
+    bool,
+    char,
+    u8,
+    u16,
+    u32,
+    u64,
+    u128,
+    i8,
+    i16,
+    i32,
+    i64,
+    i128,
+    f32,
+    f64,
+    String,
+    Duration,
+    Uuid,
+);
+
+impl Message for CallError {
+    fn crossed(&mut self) {
+        *self = (*self).crossed();
+    }
+}
+
+impl<T: Message> Message for Option<T>
+where
+    Self: Coded,
+{
+    fn crossed(&mut self) {
+        if let Some(inner) = self {
+            inner.crossed();
+        }
+    }
+}
+
+impl<T: Message, E: Message> Message for Result<T, E>
+where
+    Self: Coded,
+{
+    fn crossed(&mut self) {
+        match self {
+            Ok(value) => value.crossed(),
+            Err(error) => error.crossed(),
+        }
+    }
+}
+
+macro_rules! sequences {
+    ($($sequence:ty),*) => {$(
+        impl<T: Message> Message for $sequence
+        where
+            Self: Coded,
+        {
+            fn crossed(&mut self) {
+                self.iter_mut().for_each(Message::crossed);
+            }
+        }
+    )*};
+}
+
+sequences!(Vec<T>, VecDeque<T>, Box<[T]>);
+
+impl<T: Message, const N: usize> Message for [T; N]
+where
+    Self: Coded,
+{
+    fn crossed(&mut self) {
+        self.iter_mut().for_each(Message::crossed);
+    }
+}
+
+impl<T: Message> Message for Box<T>
+where
+    Self: Coded,
+{
+    fn crossed(&mut self) {
+        self.as_mut().crossed();
+    }
+}
+
+impl<K: Message + Ord, V: Message> Message for BTreeMap<K, V>
+where
+    Self: Coded,
+{
+    fn crossed(&mut self) {
+        self.values_mut().for_each(Message::crossed);
+    }
+}
+
+impl<K: Message + Ord> Message for BTreeSet<K> where Self: Coded {}
+
+macro_rules! tuples {
+    ($($name:ident . $index:tt),*) => {
+        impl<$($name: Message),*> Message for ($($name,)*)
+        where
+            Self: Coded,
+        {
+            fn crossed(&mut self) {
+                $(self.$index.crossed();)*
+            }
+        }
+    };
+}
+
+tuples!(A.0);
+tuples!(A.0, B.1);
+tuples!(A.0, B.1, C.2);
+tuples!(A.0, B.1, C.2, D.3);
+tuples!(A.0, B.1, C.2, D.3, E.4);
+tuples!(A.0, B.1, C.2, D.3, E.4, F.5);
+tuples!(A.0, B.1, C.2, D.3, E.4, F.5, G.6);
+tuples!(A.0, B.1, C.2, D.3, E.4, F.5, G.6, H.7);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use epicserver_wire::{ChainId, ErrorKind, Ran};
+
+    #[test]
+    fn i5_crossing_reaches_errors_inside_containers() {
+        let refused = CallError::refused(ErrorKind::Overloaded, ChainId::NONE);
+        let mut reply: Result<Vec<Option<CallError>>, CallError> = Ok(vec![None, Some(refused)]);
+        reply.crossed();
+        assert_eq!(reply.unwrap()[1].unwrap().ran(), Ran::Yes);
+    }
+}

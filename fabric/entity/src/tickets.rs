@@ -1,0 +1,248 @@
+//! Tickets: every syscall of one shard that has been made and not yet been told its outcome.
+//!
+//! # Invariants
+//! - **C1** A token is answered at most once; whoever holds it learns of one outcome, or gives it up.
+//! - **C2** At most [`limits::TOKENS_MAX`] tokens are out; a full table refuses, it never grows.
+//!
+//! # Not here
+//! Deadlines: the host keeps time, and answers a token that is late.
+
+use std::fmt;
+use std::sync::Arc;
+use std::task::Waker;
+use std::time::Duration;
+
+use epicserver_wire::{Token, limits};
+
+use crate::desk::{Pending, TurnId};
+use crate::envelope::Request;
+use crate::syscall::Answer;
+
+/// Who is to be told when a token is answered.
+#[derive(Default)]
+pub enum Waiter {
+    /// Nobody waits yet.
+    #[default]
+    Nobody,
+    /// The task of this turn.
+    Turn(TurnId),
+    /// Whoever is behind a combinator's waker.
+    Waker(Waker),
+    /// A thread outside of every shard.
+    Outside(Arc<dyn Pending>),
+}
+
+impl fmt::Debug for Waiter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Nobody => f.write_str("Nobody"),
+            Self::Turn(turn) => write!(f, "{turn:?}"),
+            Self::Waker(_) => f.write_str("Waker"),
+            Self::Outside(_) => f.write_str("Outside"),
+        }
+    }
+}
+
+/// A call that was made and has not left yet.
+#[derive(Debug)]
+pub(crate) struct Made {
+    pub(crate) request: Request,
+    pub(crate) timeout: Option<Duration>,
+    pub(crate) tell: bool,
+}
+
+#[derive(Debug)]
+enum State {
+    Free { next: u32 },
+    Made(Made),
+    Sent,
+    Answered(Answer),
+}
+
+#[derive(Debug)]
+struct Ticket {
+    generation: u32,
+    repeats: bool,
+    state: State,
+    waiter: Waiter,
+}
+
+const END: u32 = u32::MAX;
+
+/// The table of tickets of one shard.
+#[derive(Debug)]
+pub struct Tickets {
+    tickets: Vec<Ticket>,
+    free: u32,
+    out: u32,
+}
+
+impl Default for Tickets {
+    fn default() -> Self {
+        Self { tickets: Vec::new(), free: END, out: 0 }
+    }
+}
+
+impl Tickets {
+    /// How many tokens are out.
+    #[must_use]
+    pub fn out(&self) -> u32 {
+        self.out
+    }
+
+    fn insert(&mut self, state: State, repeats: bool) -> Option<Token> {
+        if self.out >= limits::TOKENS_MAX {
+            return None;
+        }
+        self.out += 1;
+        if let Some(ticket) = self.tickets.get_mut(self.free as usize) {
+            let index = self.free;
+            let State::Free { next } = ticket.state else { unreachable!("C2: free list is free") };
+            self.free = next;
+            ticket.state = state;
+            ticket.repeats = repeats;
+            return Some(Token::new(index, ticket.generation));
+        }
+        let index = u32::try_from(self.tickets.len()).ok()?;
+        self.tickets.push(Ticket { generation: 0, repeats, state, waiter: Waiter::Nobody });
+        Some(Token::new(index, 0))
+    }
+
+    /// A token for a call that has not left yet; gives the call back if the table is full (**C2**).
+    pub(crate) fn make(&mut self, request: Request) -> Result<Token, Request> {
+        if self.out >= limits::TOKENS_MAX {
+            return Err(request);
+        }
+        let made = Made { request, timeout: None, tell: false };
+        Ok(self.insert(State::Made(made), false).expect("C2: there is room"))
+    }
+
+    /// A token for a syscall that leaves now; `None` if the table is full (**C2**).
+    pub fn send(&mut self, repeats: bool) -> Option<Token> {
+        self.insert(State::Sent, repeats)
+    }
+
+    fn get(&mut self, token: Token) -> Option<&mut Ticket> {
+        let ticket = self.tickets.get_mut(token.index() as usize)?;
+        let valid = ticket.generation == token.generation();
+        (valid && !matches!(ticket.state, State::Free { .. })).then_some(ticket)
+    }
+
+    pub(crate) fn made(&mut self, token: Token) -> Option<&mut Made> {
+        match &mut self.get(token)?.state {
+            State::Made(made) => Some(made),
+            State::Free { .. } | State::Sent | State::Answered(_) => None,
+        }
+    }
+
+    /// Takes the call of `token` out, if it has not left: from now on the token waits.
+    pub(crate) fn leave(&mut self, token: Token) -> Option<Made> {
+        let ticket = self.get(token)?;
+        match std::mem::replace(&mut ticket.state, State::Sent) {
+            State::Made(made) => Some(made),
+            other => {
+                ticket.state = other;
+                None
+            }
+        }
+    }
+
+    /// Whether `token` is out and unanswered.
+    #[must_use]
+    pub fn waits(&mut self, token: Token) -> bool {
+        self.get(token).is_some_and(|ticket| matches!(ticket.state, State::Sent))
+    }
+
+    /// Answers `token`, and says who is to be told. `Err` gives the answer back: the token was
+    /// answered or given up before (**C1**).
+    ///
+    /// # Errors
+    /// The answer, if nobody waits for it.
+    pub fn answer(&mut self, token: Token, answer: Answer) -> Result<Waiter, Answer> {
+        match self.get(token) {
+            Some(ticket) if matches!(ticket.state, State::Sent) => {
+                ticket.state = State::Answered(answer);
+                Ok(std::mem::take(&mut ticket.waiter))
+            }
+            _ => Err(answer),
+        }
+    }
+
+    /// The answer of `token`, if there is one. The token ends with it, unless it repeats.
+    pub fn take(&mut self, token: Token) -> Option<Answer> {
+        let ticket = self.get(token)?;
+        if !matches!(ticket.state, State::Answered(_)) {
+            return None;
+        }
+        let repeats = ticket.repeats;
+        let State::Answered(answer) = std::mem::replace(&mut ticket.state, State::Sent) else {
+            unreachable!("C1: it was answered a line ago")
+        };
+        if !repeats {
+            self.free(token);
+        }
+        Some(answer)
+    }
+
+    /// Says who is to be told.
+    pub fn set_waiter(&mut self, token: Token, waiter: Waiter) {
+        if let Some(ticket) = self.get(token) {
+            ticket.waiter = waiter;
+        }
+    }
+
+    /// Ends `token`, answered or not. A token that is no longer valid is left alone.
+    pub fn free(&mut self, token: Token) {
+        let free = self.free;
+        let Some(ticket) = self.get(token) else { return };
+        ticket.generation = ticket.generation.wrapping_add(1);
+        ticket.state = State::Free { next: free };
+        ticket.waiter = Waiter::Nobody;
+        self.free = token.index();
+        self.out -= 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn c1_the_second_answer_is_given_back() {
+        let mut tickets = Tickets::default();
+        let token = tickets.send(false).unwrap();
+        assert!(tickets.answer(token, Answer::Done).is_ok());
+        assert_eq!(tickets.answer(token, Answer::Wall(1)).unwrap_err(), Answer::Wall(1));
+        assert_eq!(tickets.take(token), Some(Answer::Done));
+        assert_eq!(tickets.take(token), None);
+    }
+
+    #[test]
+    fn c1_a_token_of_an_earlier_use_answers_nothing() {
+        let mut tickets = Tickets::default();
+        let old = tickets.send(false).unwrap();
+        tickets.free(old);
+        let new = tickets.send(false).unwrap();
+        assert_eq!(old.index(), new.index());
+        assert!(tickets.answer(old, Answer::Done).is_err());
+        assert!(tickets.waits(new));
+    }
+
+    #[test]
+    fn a_token_that_repeats_is_answered_again_and_again() {
+        let mut tickets = Tickets::default();
+        let token = tickets.send(true).unwrap();
+        for _ in 0..3 {
+            assert!(tickets.answer(token, Answer::Done).is_ok());
+            assert_eq!(tickets.take(token), Some(Answer::Done));
+        }
+        tickets.free(token);
+        assert_eq!(tickets.out(), 0);
+    }
+
+    #[test]
+    fn c2_a_full_table_refuses() {
+        let mut tickets = Tickets { tickets: Vec::new(), free: END, out: limits::TOKENS_MAX };
+        assert_eq!(tickets.send(false), None);
+    }
+}
