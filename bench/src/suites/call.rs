@@ -1,0 +1,93 @@
+//! Calls within one node: on one shard, across shards, by the thousand, and what entities take.
+//!
+//! # Not here
+//! Anything that crosses a process: suite `remote`.
+
+use std::hint::black_box;
+
+use crate::case::{Better, Case, Failure, Round, Sample, Subject};
+use crate::floors::boxed_async_fn::BoxedCallee;
+use crate::floors::{cache_line, tokio_ask};
+use crate::probe;
+
+const SUITE: &str = "call";
+const BOXED_OPS: u32 = 20_000;
+/// Idle actors whose memory is taken together.
+const IDLE: u64 = 100_000;
+
+pub(crate) fn cases() -> Vec<Case> {
+    let boxed_async_fn: Subject = Box::new(boxed_async_fn);
+    vec![
+        Case {
+            suite: SUITE,
+            case: "same_shard_seq",
+            unit: "ns",
+            better: Better::Lower,
+            cpus: 1,
+            ours: None,
+            floors: vec![
+                ("boxed_async_fn", boxed_async_fn),
+                ("tokio_ask", Box::new(tokio_ask::seq)),
+            ],
+        },
+        Case {
+            suite: SUITE,
+            case: "same_shard_queued",
+            unit: "ns",
+            better: Better::Lower,
+            cpus: 1,
+            ours: None,
+            floors: vec![("tokio_ask", Box::new(tokio_ask::seq))],
+        },
+        Case {
+            suite: SUITE,
+            case: "cross_shard_seq",
+            unit: "ns",
+            better: Better::Lower,
+            cpus: 2,
+            ours: None,
+            floors: vec![("cache_line", Box::new(cache_line::round_trip))],
+        },
+        Case {
+            suite: SUITE,
+            case: "same_shard_1000_rate",
+            unit: "calls/s",
+            better: Better::Higher,
+            cpus: 1,
+            ours: None,
+            floors: vec![("tokio_ask", Box::new(tokio_ask::rate_of_1000))],
+        },
+        Case {
+            suite: SUITE,
+            case: "idle_bytes",
+            unit: "B",
+            better: Better::Lower,
+            cpus: 1,
+            ours: None,
+            floors: vec![("tokio_actor", Box::new(tokio_idle_bytes))],
+        },
+        Case {
+            suite: SUITE,
+            case: "activation_rate",
+            unit: "act/s",
+            better: Better::Higher,
+            cpus: 1,
+            ours: None,
+            floors: vec![],
+        },
+    ]
+}
+
+fn boxed_async_fn(round: &Round) -> Result<Sample, Failure> {
+    let mut callee = BoxedCallee::new();
+    let mut laps = round.laps();
+    while laps.begin() {
+        black_box(callee.call(BOXED_OPS));
+        laps.end(BOXED_OPS);
+    }
+    laps.time()
+}
+
+fn tokio_idle_bytes(_: &Round) -> Result<Sample, Failure> {
+    probe::in_fresh_process("tokio_idle_bytes", IDLE).map(Sample::from)
+}

@@ -1,0 +1,1 @@
+//! One shard of Epic Server as a pure value: events in, effects out

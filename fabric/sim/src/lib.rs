@@ -1,0 +1,1 @@
+//! The deterministic simulator of Epic Server: a whole fabric from one seed
