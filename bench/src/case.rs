@@ -101,6 +101,8 @@ pub(crate) struct Case {
 /// A subject's figures over all rounds.
 #[derive(Clone, Debug)]
 pub(crate) struct Figure {
+    /// One a round, in order of the rounds.
+    pub(crate) values: Vec<f64>,
     pub(crate) median: f64,
     /// `(max - min) / median` over the rounds.
     pub(crate) spread: f64,
@@ -109,23 +111,24 @@ pub(crate) struct Figure {
 
 impl Figure {
     fn of(samples: Vec<Sample>) -> Option<Self> {
-        let mut values: Vec<f64> = samples.iter().map(|sample| sample.value).collect();
-        values.sort_unstable_by(f64::total_cmp);
-        let (min, max) = (values.first()?, values.last()?);
-        let median = median(&values)?;
+        let values: Vec<f64> = samples.iter().map(|sample| sample.value).collect();
+        let min = values.iter().copied().reduce(f64::min)?;
+        let max = values.iter().copied().reduce(f64::max)?;
+        let median = median(values.clone())?;
         let latencies =
             samples.into_iter().filter_map(|sample| sample.latencies).reduce(|mut sum, one| {
                 sum += one;
                 sum
             });
-        Some(Self { median, spread: (max - min) / median, latencies })
+        Some(Self { values, median, spread: (max - min) / median, latencies })
     }
 }
 
-/// The middle of sorted values: the mean of the two middle ones if they are even in number.
-pub(crate) fn median(sorted: &[f64]) -> Option<f64> {
-    let upper = *sorted.get(sorted.len() / 2)?;
-    let lower = sorted[(sorted.len() - 1) / 2];
+/// The middle of the values: the mean of the two middle ones if they are even in number.
+pub(crate) fn median(mut values: Vec<f64>) -> Option<f64> {
+    values.sort_unstable_by(f64::total_cmp);
+    let upper = *values.get(values.len() / 2)?;
+    let lower = values[(values.len() - 1) / 2];
     Some(f64::midpoint(lower, upper))
 }
 

@@ -79,9 +79,8 @@ impl Laps {
     }
 
     /// Nanoseconds an operation, of the median batch.
-    pub(crate) fn time(mut self) -> Result<Sample, Failure> {
-        self.batches.sort_unstable_by(f64::total_cmp);
-        let value = median(&self.batches).ok_or("nothing was measured")?;
+    pub(crate) fn time(self) -> Result<Sample, Failure> {
+        let value = median(self.batches).ok_or("nothing was measured")?;
         Ok(Sample { value, latencies: self.latencies })
     }
 

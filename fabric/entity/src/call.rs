@@ -148,7 +148,7 @@ fn depart<M: Method>(
     mut made: Made,
 ) -> Option<Result<M::Reply, CallError>> {
     desk.address(&mut made, Some(token));
-    match desk.host().enter(desk, made.request.head(), M::MODE) {
+    match desk.host().enter(desk, made.request.head(), M::INFO) {
         Some(entry) => direct::<M>(desk, token, made.request, entry),
         None => {
             desk.host().submit(desk, Some(token), Syscall::Call(made.request));

@@ -113,6 +113,8 @@ pub trait AnyCell: Any + fmt::Debug {
     fn set_place(&self, place: Place);
     /// Makes the state: at once, or by a task that has to run first.
     fn activate(self: Rc<Self>) -> Activation<()>;
+    /// Whether the state is there.
+    fn has_state(&self) -> bool;
     /// Runs the `#[deactivate]` hook, if there is a state.
     fn deactivate(self: Rc<Self>);
     /// Bytes of the activation that the memory budget counts, the state's heap included.
@@ -144,6 +146,10 @@ impl<T: Entity> AnyCell for StateCell<T> {
             })),
             Activation::Failed(failed) => Activation::Failed(failed),
         }
+    }
+
+    fn has_state(&self) -> bool {
+        self.state.try_borrow().is_ok_and(|state| state.is_some())
     }
 
     fn deactivate(self: Rc<Self>) {

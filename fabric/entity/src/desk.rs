@@ -20,7 +20,7 @@ use std::task::{Context, Poll};
 use epicserver_wire::{CallError, ChainId, Path, ShardId, Time, Token, limits};
 
 use crate::cell::{AnyCell, Place};
-use crate::entity::Mode;
+use crate::entity::MethodInfo;
 use crate::envelope::{Caller, Head, Request};
 use crate::running::Running;
 use crate::syscall::{Answer, Syscall};
@@ -94,7 +94,7 @@ pub trait Host {
     /// Which shard this is.
     fn shard(&self) -> ShardId;
     /// Lets a call run at once, inside its caller's turn, or says `None`: then it is submitted.
-    fn enter(&self, desk: &Desk, head: &Head, mode: Mode) -> Option<Entry>;
+    fn enter(&self, desk: &Desk, head: &Head, method: &'static MethodInfo) -> Option<Entry>;
     /// A direct call of one turn is over. `panicked` says that it panicked.
     fn leave(&self, desk: &Desk, entry: Entry, panicked: bool);
     /// Polls a direct call once, and parks it if it is not done.
@@ -164,7 +164,7 @@ impl Drop for OnDesk {
     fn drop(&mut self) {
         let previous = self.previous.take();
         // The thread's storage may be gone when a thread ends inside a turn; so is the desk then.
-        let _ = CURRENT.try_with(|current| current.replace(previous));
+        drop(CURRENT.try_with(|current| current.replace(previous)));
     }
 }
 
@@ -235,6 +235,11 @@ impl Desk {
         let serial = self.serial.get();
         self.serial.set(serial + 1);
         ChainId::new(self.host.now(), (self.origin << 40) | (serial & ((1 << 40) - 1)))
+    }
+
+    /// The turn that runs is polled with this waker (its data pointer, as a number).
+    pub fn set_waker(&self, waker: usize) {
+        self.turn.set(Turn { waker, ..self.turn.get() });
     }
 
     /// Begins a turn on top of the one that runs (**D2**), which is given back.

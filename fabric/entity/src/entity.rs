@@ -67,7 +67,7 @@ pub trait Entity: EntityType {
 
     /// The `#[deactivate]` hook: the last turn of an activation that is collected.
     fn deactivate(&mut self, at: At<Self>) {
-        let _ = at;
+        drop(at);
     }
 
     /// The `#[memory]` hook: bytes that the state holds on the heap, for the memory budget.

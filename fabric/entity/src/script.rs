@@ -26,7 +26,7 @@ use epicserver_wire::{
 
 use crate::cell::{Place, StateCell};
 use crate::desk::{Desk, Entry, Host, TurnId};
-use crate::entity::{Entity, Mode, entity_id};
+use crate::entity::{Entity, MethodInfo, entity_id};
 use crate::envelope::{Head, Request};
 use crate::message::Message;
 use crate::reference::Ref;
@@ -126,7 +126,7 @@ impl Host for ScriptHost {
         ShardId::new(0)
     }
 
-    fn enter(&self, _: &Desk, _: &Head, _: Mode) -> Option<Entry> {
+    fn enter(&self, _: &Desk, _: &Head, _: &'static MethodInfo) -> Option<Entry> {
         None
     }
 

@@ -191,6 +191,14 @@ impl Tickets {
         }
     }
 
+    /// Whether somebody is parked until `token` is answered.
+    #[must_use]
+    pub fn is_waited(&mut self, token: Token) -> bool {
+        self.get(token).is_some_and(|ticket| {
+            matches!(ticket.state, State::Sent) && !matches!(ticket.waiter, Waiter::Nobody)
+        })
+    }
+
     /// Ends `token`, answered or not. A token that is no longer valid is left alone.
     pub fn free(&mut self, token: Token) {
         let free = self.free;

@@ -67,6 +67,7 @@ struct Activation<S> {
     holder: u32,
     bytes: u32,
     scheduled: bool,
+    leaving: bool,
 }
 
 #[derive(Debug)]
@@ -159,6 +160,11 @@ impl<S, W: Waiting> Activations<S, W> {
         Some(&self.activations.get(place)?.state)
     }
 
+    /// Puts another handle in place of the one at `place`: the activation starts anew.
+    pub fn replace(&mut self, place: u32, state: S) -> Option<S> {
+        Some(std::mem::replace(&mut self.activations.get_mut(place)?.state, state))
+    }
+
     /// Where the activation of `id` is; `hint` is looked at first.
     #[must_use]
     pub fn find(
@@ -215,6 +221,7 @@ impl<S, W: Waiting> Activations<S, W> {
             holder: NONE,
             bytes,
             scheduled: false,
+            leaving: false,
         };
         let place = self.activations.insert(activation).map_err(|_| NoRoom)?;
         let activations = &self.activations;
@@ -244,14 +251,16 @@ impl<S, W: Waiting> Activations<S, W> {
         Some(activation.state)
     }
 
-    /// The activation is used at `now`.
+    /// The activation is used at `now`. Says whether that was not known yet.
     #[inline]
-    pub fn touch(&mut self, place: u32, now: Time) {
-        if self.at(place).links.used != now {
+    pub fn touch(&mut self, place: u32, now: Time) -> bool {
+        let newly = self.at(place).links.used != now;
+        if newly {
             lru::unlink(&mut self.activations, &mut self.lists, place);
             self.at_mut(place).links.used = now;
             lru::push_front(&mut self.activations, &mut self.lists, place);
         }
+        newly
     }
 
     /// The activation of list `list` whose last use is the longest ago among those for which
@@ -273,6 +282,23 @@ impl<S, W: Waiting> Activations<S, W> {
             place = activation.links.newer;
         }
         None
+    }
+
+    /// The activation used longest ago in list `list`.
+    #[must_use]
+    pub fn oldest(&self, list: usize) -> Option<u32> {
+        self.lists.oldest(list)
+    }
+
+    /// The activation is to be collected as soon as it is idle.
+    pub fn set_leaving(&mut self, place: u32) {
+        self.at_mut(place).leaving = true;
+    }
+
+    /// Whether it is.
+    #[must_use]
+    pub fn is_leaving(&self, place: u32) -> bool {
+        self.activations.get(place).is_some_and(|activation| activation.leaving)
     }
 
     /// When the activation used longest ago in list `list` was used.

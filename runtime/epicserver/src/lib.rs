@@ -1,1 +1,79 @@
-//! Virtual actors for machines that must talk fast: entities, calls and a thread-per-core runtime
+//! Virtual actors for machines that must talk fast.
+//!
+//! Epic Server runs *entities*: values that are addressed by type and key, need no explicit
+//! creation, are alive in one place at a time, and leave memory when idle. A call to an entity
+//! looks like a method call. User code is ordinary async Rust in which the signature of a method
+//! states how it shares its entity:
+//!
+//! | signature | means |
+//! | --- | --- |
+//! | `fn f(&self)`, `fn f(&mut self)` | one turn: nothing can come between |
+//! | `async fn f(cx: Cx<Self>)` | other methods run at each `.await`; state by `cx.with` |
+//! | `#[exclusive] async fn f(&mut self)` | no other method runs until it returns |
+//!
+//! ```
+//! use epicserver::prelude::*;
+//!
+//! #[entity]
+//! #[derive(Default)]
+//! pub struct Counter { count: u64 }
+//!
+//! #[entity]
+//! impl Counter {
+//!     pub fn add(&mut self, by: u64) -> u64 { self.count += by; self.count }
+//! }
+//!
+//! #[epicserver::main(entities(Counter))]
+//! async fn setup(pool: Pool) -> Result<()> {
+//!     let counter = pool.get::<Counter>("visits");
+//!     counter.add(1).await?;
+//!     assert_eq!(counter.add(2).await?, 3);
+//!     Ok(())
+//! }
+//! ```
+//!
+//! A program made by [`main`](macro@main) is a node with one pinned execution thread a core.
+//! [`Node::builder`] embeds one in any other program, and a [`Client`] calls its entities from any
+//! thread, those of tokio included. [`Script`] tests an entity's methods with no runtime at all.
+//!
+//! # Not here
+//! Other machines, stores and transports: this version is one process on one machine, and what is
+//! collected is forgotten.
+
+mod client;
+mod node;
+mod program;
+
+pub use client::Client;
+pub use epicserver_entity::{
+    Answer, Asked, Ask, At, Call, Cx, Event, Interval, Lock, LockGuard, Message, Pool, Queue, Ref,
+    Registry, RegistryError, Request, Run, Script, Syscall,
+};
+pub use epicserver_macros::{activate, deactivate, entity, exclusive, main, memory, message, test};
+pub use epicserver_shard::StartError;
+pub use epicserver_shard::idle::Mode as IdleMode;
+pub use epicserver_wire::uuid::Uuid;
+pub use epicserver_wire::{CallError, ChainId, EntityId, ErrorKind, Progress, Ran, Time, limits};
+pub use node::{Builder, Node, NodeError};
+
+/// The result of a call, or of anything that makes calls.
+pub type Result<T, E = CallError> = std::result::Result<T, E>;
+
+/// What a program needs: `use epicserver::prelude::*;`.
+pub mod prelude {
+    pub use crate::{
+        At, CallError, Client, Cx, ErrorKind, Node, Pool, Ran, Ref, Result, Uuid, activate,
+        deactivate, entity, exclusive, memory, message,
+    };
+}
+
+/// What generated code names. Not for anybody else: it changes without notice.
+#[doc(hidden)]
+pub mod __private {
+    pub use epicserver_entity::*;
+    #[cfg(feature = "test")]
+    pub use epicserver_sim::{TestOptions, test};
+    pub use epicserver_wire::{self as wire, rkyv};
+
+    pub use crate::program::{Outcome, main};
+}

@@ -1,0 +1,288 @@
+//! Making activations and collecting them: at the first call, by time, by memory budget.
+//!
+//! # Invariants
+//! - **N10** The bytes of a shard's activations stay within its budget: a new one makes idle ones
+//!   leave, least recently used first, and is refused if that does not make room.
+//!
+//! # Not here
+//! Saving: a collected state is gone until stores come.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
+use std::time::Duration;
+
+use epicserver_entity::{Activation, AnyCell, Desk, Head, Place, TurnId, detached};
+use epicserver_wire::{EntityId, ErrorKind, Path, Time};
+
+use crate::core::{Core, Mail, Table};
+
+/// What an activation takes beside its state: its entry, its place in the index, an allocation.
+const OVERHEAD_BYTES: usize = 128;
+/// Activations that one pass looks at from the end of a list.
+const LOOKS: usize = 64;
+
+impl Core {
+    pub(crate) fn bytes_of(cell: &Rc<dyn AnyCell>) -> u32 {
+        u32::try_from(OVERHEAD_BYTES.saturating_add(cell.bytes())).unwrap_or(u32::MAX)
+    }
+
+    /// Where the callee is active; it is made active if it is not.
+    pub(crate) fn ensure(&self, desk: &Desk, head: &Head) -> Result<u32, ErrorKind> {
+        let id = &head.to;
+        let found = self.table.borrow().find(id, head.place.index(), |cell, id| cell.id() == id);
+        if let Some(place) = found {
+            return Ok(place);
+        }
+        if id.key().is_too_long() {
+            return Err(ErrorKind::KeyTooLong);
+        }
+        let list = self.config.registry.entities().position(|info| info.id == id.type_id());
+        let info = self.config.registry.entity(id.type_id());
+        let (Some(info), Some(list)) = (info, list) else { return Err(ErrorKind::UnknownType) };
+        let cell = (info.new_cell)(id.clone());
+        let bytes = Self::bytes_of(&cell);
+        self.make_room(desk, bytes)?;
+        let place = {
+            let mut table = self.table.borrow_mut();
+            let inserted = table.insert(id.hash(), list, bytes, Rc::clone(&cell), self.time());
+            inserted.map_err(|_| ErrorKind::Overloaded)?
+        };
+        cell.set_place(Place::new(place));
+        self.count(|c| c.activated += 1);
+        self.make_state(desk, place, &cell, &head.path)?;
+        let bytes = Self::bytes_of(&cell);
+        self.table.borrow_mut().resize(place, bytes);
+        if !self.table.borrow().could_fit(bytes) || self.make_room(desk, 0).is_err() {
+            self.table.borrow_mut().remove(place);
+            return Err(ErrorKind::OutOfBudget);
+        }
+        Ok(place)
+    }
+
+    /// Makes the state of a new activation, or begins to.
+    fn make_state(
+        &self,
+        desk: &Desk,
+        place: u32,
+        cell: &Rc<dyn AnyCell>,
+        path: &Path,
+    ) -> Result<(), ErrorKind> {
+        let outer_path = desk.set_path(path.clone());
+        let outer = desk.begin(TurnId::NONE, Place::new(place), Time::MAX, 0);
+        let made = catch_unwind(AssertUnwindSafe(|| Rc::clone(cell).activate()));
+        desk.end(outer);
+        drop(desk.set_path(outer_path));
+        let make = match made {
+            Ok(Activation::Ready(())) => return Ok(()),
+            Ok(Activation::Running(make)) => make,
+            Ok(Activation::Failed(_)) | Err(_) => {
+                if made.is_err() {
+                    self.count(|c| c.panics += 1);
+                }
+                self.abandon(desk, place);
+                return Err(ErrorKind::ActivationFailed);
+            }
+        };
+        // A hook that waits is an exclusive section of the first call's chain: what it calls
+        // cannot come back and wait for it.
+        let task = detached(async move {
+            // Whether it worked shows in the cell.
+            let _in_the_cell = make.await;
+        });
+        let Some(turn) = self.add_task(place, path.clone(), task) else {
+            self.abandon(desk, place);
+            return Err(ErrorKind::Overloaded);
+        };
+        self.task(turn, |task| task.activates = true);
+        let held = self.table.borrow_mut().take(turn, true);
+        held.map(drop)
+    }
+
+    /// An asynchronous hook has ended: with a state, or the activation ends too.
+    pub(crate) fn activated(&self, desk: &Desk, place: u32) {
+        let Some(cell) = self.table.borrow().state(place).cloned() else { return };
+        if cell.has_state() {
+            let bytes = Self::bytes_of(&cell);
+            self.table.borrow_mut().resize(place, bytes);
+            return self.schedule(place);
+        }
+        self.abandon(desk, place);
+    }
+
+    /// An activation without a state ends; who waits for it is refused.
+    fn abandon(&self, desk: &Desk, place: u32) {
+        loop {
+            let mail = self.table.borrow_mut().pop(place);
+            let Some(mail) = mail else { break };
+            self.refuse_mail(desk, mail, ErrorKind::ActivationFailed);
+        }
+        self.drop_turns(desk, place);
+        self.named.borrow_mut().remove(place);
+        self.table.borrow_mut().remove(place);
+    }
+
+    /// After a panic: a fresh cell in the same place, for the calls that wait.
+    pub(crate) fn restart(&self, desk: &Desk, place: u32, id: EntityId) {
+        let Some(info) = self.config.registry.entity(id.type_id()) else { return };
+        let cell = (info.new_cell)(id);
+        cell.set_place(Place::new(place));
+        let old = self.table.borrow_mut().replace(place, Rc::clone(&cell));
+        if catch_unwind(AssertUnwindSafe(|| drop(old))).is_err() {
+            self.count(|c| c.panics += 1);
+        }
+        let path = Path::new(desk.new_chain());
+        if self.make_state(desk, place, &cell, &path).is_ok()
+            && self.table.borrow().mails(place) > 0
+        {
+            self.schedule(place);
+        }
+    }
+
+    /// Makes room for `bytes`, by collecting idle activations (**N10**).
+    fn make_room(&self, desk: &Desk, bytes: u32) -> Result<(), ErrorKind> {
+        if !self.table.borrow().could_fit(bytes) {
+            return Err(ErrorKind::OutOfBudget);
+        }
+        while !self.table.borrow().fits(bytes) {
+            let Some(place) = self.oldest_idle(desk) else { return Err(ErrorKind::OutOfBudget) };
+            self.end(desk, place);
+        }
+        Ok(())
+    }
+
+    fn lists(&self) -> impl Iterator<Item = (usize, Option<Duration>)> + '_ {
+        let types = self.config.registry.entities().enumerate();
+        types.map(|(list, info)| (list, info.idle.or(self.config.idle)))
+    }
+
+    fn may_end(&self, desk: &Desk, turn: u32) -> bool {
+        let tick = self.task(turn, |task| task.tick).flatten();
+        tick.is_some_and(|tick| desk.tickets().borrow_mut().is_waited(tick))
+    }
+
+    fn oldest_idle(&self, desk: &Desk) -> Option<u32> {
+        let table = self.table.borrow();
+        let current = desk.turn().place.index();
+        let oldest = self.lists().filter_map(|(list, _)| {
+            table.oldest_idle(list, LOOKS, |turn| self.may_end(desk, turn))
+        });
+        let others = oldest.filter(|(place, _)| *place != current);
+        others.min_by_key(|(_, used)| *used).map(|(place, _)| place)
+    }
+
+    /// When the next activation will have been idle for long enough.
+    pub(crate) fn next_collection(&self) -> Option<Time> {
+        let table = self.table.borrow();
+        let due = |(list, idle): (usize, Option<Duration>)| Some(table.oldest_use(list)? + idle?);
+        self.lists().filter_map(due).min()
+    }
+
+    /// Collects what has been idle for long enough.
+    pub(crate) fn collect(&self, desk: &Desk) {
+        for (list, idle) in self.lists() {
+            let Some(idle) = idle else { continue };
+            for _ in 0..LOOKS {
+                let due = self.table.borrow().oldest_use(list).map(|used| used + idle);
+                if due.is_none_or(|due| due > self.time()) {
+                    break;
+                }
+                self.collect_oldest(desk, list);
+            }
+        }
+    }
+
+    fn collect_oldest(&self, desk: &Desk, list: usize) {
+        let (oldest, place) = {
+            let table: &Table = &self.table.borrow();
+            let idle = table.oldest_idle(list, 1, |turn| self.may_end(desk, turn));
+            (table.oldest(list), idle)
+        };
+        match (place, oldest) {
+            (Some((place, _)), _) => self.end(desk, place),
+            // It is at work, so it is not idle: it is looked at again after another idle time.
+            (None, Some(place)) => {
+                self.table.borrow_mut().touch(place, self.time());
+            }
+            (None, None) => {}
+        }
+    }
+
+    /// The entity asked for its own collection.
+    pub(crate) fn deactivate(&self, desk: &Desk, place: u32) {
+        if self.table.borrow().state(place).is_none() {
+            return;
+        }
+        if self.table.borrow().is_idle(place, |turn| self.may_end(desk, turn)) {
+            return self.end(desk, place);
+        }
+        self.table.borrow_mut().set_leaving(place);
+    }
+
+    /// Collects an idle activation: its hook runs, its ticking tasks are dropped.
+    pub(crate) fn end(&self, desk: &Desk, place: u32) {
+        let Some(cell) = self.table.borrow().state(place).cloned() else { return };
+        self.drop_turns(desk, place);
+        let path = desk.set_path(Path::new(desk.new_chain()));
+        let outer = desk.begin(TurnId::NONE, Place::new(place), Time::MAX, 0);
+        if catch_unwind(AssertUnwindSafe(|| cell.deactivate())).is_err() {
+            self.count(|c| c.panics += 1);
+        }
+        desk.end(outer);
+        drop(desk.set_path(path));
+        // The hook may have called its own entity: that call finds it at work, or a new activation.
+        self.drop_turns(desk, place);
+        self.named.borrow_mut().remove(place);
+        let mut waiting: Vec<Mail> = Vec::new();
+        while let Some(mail) = self.table.borrow_mut().pop(place) {
+            waiting.push(mail);
+        }
+        self.table.borrow_mut().unschedule(place);
+        self.table.borrow_mut().remove(place);
+        self.count(|c| c.collected += 1);
+        for mail in waiting {
+            if let Mail::Call(request) = mail {
+                self.route(desk, request, false);
+            }
+        }
+    }
+
+    fn drop_turns(&self, desk: &Desk, place: u32) {
+        let turns: Vec<u32> = self.table.borrow().turns_of(place).collect();
+        for turn in turns {
+            if let Some(running) = self.task(turn, |task| task.running.take()).flatten() {
+                self.drop_running(running);
+            }
+            self.close_turn(desk, turn);
+        }
+    }
+
+    /// Nothing runs but tasks that wait for a tick, and nothing waits.
+    pub(crate) fn is_quiet(&self, desk: &Desk) -> bool {
+        let turns: Vec<u32> = {
+            let tasks = self.tasks.borrow();
+            let living = tasks.iter().enumerate().filter(|(_, task)| task.is_some());
+            living.filter_map(|(index, _)| u32::try_from(index).ok()).collect()
+        };
+        !self.has_ready() && turns.into_iter().all(|turn| self.may_end(desk, turn))
+    }
+
+    /// The shard ends: each activation runs its hook.
+    pub(crate) fn close(&self, desk: &Desk) {
+        self.stop();
+        for (list, _) in self.lists() {
+            loop {
+                let oldest = self.table.borrow().oldest(list);
+                let Some(place) = oldest else { break };
+                while let Some(mail) = self.table.borrow_mut().pop(place) {
+                    self.refuse_mail(desk, mail, ErrorKind::Stopping);
+                }
+                self.end(desk, place);
+            }
+        }
+    }
+
+    /// The task of `turn` may be dropped while it waits for `tick`.
+    pub(crate) fn keeps_time(&self, turn: u32, tick: epicserver_wire::Token) {
+        self.task(turn, |task| task.tick = Some(tick));
+    }
+}

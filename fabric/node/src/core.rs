@@ -1,0 +1,617 @@
+//! The shard's tables, and the way of calls and answers through them.
+//!
+//! # Invariants
+//! - **N1** A call that reaches a shard is answered once, or nobody waits for it.
+//! - **N5** A call runs directly only if nothing waits for its callee and admission lets it in, no
+//!   earlier call of its turn is unsent, the stack is less than
+//!   [`limits::DIRECT_DEPTH_MAX`] calls deep, and its task's budget is not spent.
+//!
+//! # Not here
+//! Polling (`turns`), sections and locks (`sections`, `named`), collection (`collect`).
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::rc::Rc;
+
+use epicserver_entity::{
+    Answer, AnyCell, Caller, Desk, Entry, Head, Host, MethodInfo, Mode, Request, Running, Syscall, TurnId,
+    Waiter,
+};
+use epicserver_proto::wheel::{TimerId, Wheel};
+use epicserver_proto::{Activations, Admission, Waiting};
+use epicserver_wire::{
+    CallError, ErrorKind, Path, Progress, Ran, ShardId, Time, Token, limits,
+};
+
+use crate::named::Named;
+use crate::turns::Task;
+use crate::wake::Wakers;
+use crate::{Config, Counters, Effect, Message, Notice};
+
+/// What waits in a mailbox.
+#[derive(Debug)]
+pub(crate) enum Mail {
+    Call(Request),
+    Section { turn: u32, token: Token, path: Path },
+}
+
+impl Waiting for Mail {
+    fn path(&self) -> &Path {
+        match self {
+            Self::Call(request) => &request.head().path,
+            Self::Section { path, .. } => path,
+        }
+    }
+
+    fn is_exclusive(&self) -> bool {
+        match self {
+            Self::Call(request) => request.method().mode == Mode::Exclusive,
+            Self::Section { .. } => true,
+        }
+    }
+
+    fn turn(&self) -> Option<u32> {
+        match self {
+            Self::Call(_) => None,
+            Self::Section { turn, .. } => Some(*turn),
+        }
+    }
+}
+
+/// What is to be looked at.
+#[derive(Debug)]
+pub(crate) enum Ready {
+    Mail(u32),
+    Turn(u32),
+    /// A call that passes those that wait.
+    Pass(u32, Request),
+    Deactivate(u32),
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Timer {
+    Deadline(Token),
+    Sleep(Token),
+    Every { token: Token, next: Time, period_ns: u64 },
+}
+
+/// What the shard keeps of a token, beside its ticket.
+#[derive(Clone, Copy, Debug, Default)]
+struct Note {
+    timer: Option<TimerId>,
+    maker: Option<u32>,
+    callee: Option<u32>,
+}
+
+pub(crate) type Table = Activations<Rc<dyn AnyCell>, Mail>;
+
+pub(crate) struct Core {
+    pub(crate) config: Config,
+    now: Cell<Time>,
+    random: Cell<u64>,
+    stopping: Cell<bool>,
+    pub(crate) table: RefCell<Table>,
+    pub(crate) tasks: RefCell<Vec<Option<Task>>>,
+    pub(crate) wakers: RefCell<Wakers>,
+    pub(crate) ready: RefCell<VecDeque<Ready>>,
+    pub(crate) named: RefCell<Named>,
+    timers: RefCell<Wheel<Timer>>,
+    fired: RefCell<Vec<Timer>>,
+    notes: RefCell<Vec<Note>>,
+    effects: RefCell<Vec<Effect>>,
+    unsent: RefCell<Vec<u32>>,
+    depth: Cell<u32>,
+    pub(crate) budget: Cell<u32>,
+    pub(crate) counters: Cell<Counters>,
+}
+
+impl Core {
+    pub(crate) fn new(config: Config) -> Self {
+        let types = config.registry.entities().count();
+        let table = Activations::new(types, config.memory_bytes_max, config.origin);
+        Self {
+            now: Cell::new(Time::ZERO),
+            random: Cell::new(config.seed),
+            stopping: Cell::new(false),
+            table: RefCell::new(table),
+            tasks: RefCell::default(),
+            wakers: RefCell::new(Wakers::new(config.wakes.clone())),
+            ready: RefCell::default(),
+            named: RefCell::default(),
+            timers: RefCell::new(Wheel::new(limits::TIMERS_MAX)),
+            fired: RefCell::default(),
+            notes: RefCell::default(),
+            effects: RefCell::default(),
+            unsent: RefCell::new(vec![0; usize::from(config.shards)]),
+            depth: Cell::new(0),
+            budget: Cell::new(limits::DIRECT_BUDGET),
+            counters: Cell::default(),
+            config,
+        }
+    }
+
+    pub(crate) fn count(&self, change: impl FnOnce(&mut Counters)) {
+        let mut counters = self.counters.get();
+        change(&mut counters);
+        self.counters.set(counters);
+    }
+
+    pub(crate) fn counters(&self) -> Counters {
+        self.counters.get()
+    }
+
+    pub(crate) fn activations(&self) -> (u32, u64) {
+        let table = self.table.borrow();
+        (table.len(), table.bytes())
+    }
+
+    pub(crate) fn set_now(&self, now: Time) {
+        // Time never goes back for user code, whatever the host's clock does.
+        self.now.set(self.now.get().max(now));
+    }
+
+    pub(crate) fn time(&self) -> Time {
+        self.now.get()
+    }
+
+    pub(crate) fn shard_id(&self) -> ShardId {
+        self.config.shard
+    }
+
+    pub(crate) fn stop(&self) {
+        self.stopping.set(true);
+    }
+
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stopping.get()
+    }
+
+    pub(crate) fn effect(&self, effect: Effect) {
+        self.effects.borrow_mut().push(effect);
+    }
+
+    pub(crate) fn take_effects(&self, out: &mut Vec<Effect>) {
+        out.append(&mut self.effects.borrow_mut());
+    }
+
+    pub(crate) fn sent(&self, to: ShardId, count: u32) {
+        if let Some(unsent) = self.unsent.borrow_mut().get_mut(to.index()) {
+            *unsent = unsent.saturating_sub(count);
+        }
+    }
+
+    pub(crate) fn has_ready(&self) -> bool {
+        !self.ready.borrow().is_empty()
+    }
+
+    pub(crate) fn push(&self, ready: Ready) {
+        self.ready.borrow_mut().push_back(ready);
+    }
+
+    pub(crate) fn deadline(&self) -> Option<Time> {
+        let timer = self.timers.borrow().deadline();
+        timer.into_iter().chain(self.next_collection()).min()
+    }
+
+    pub(crate) fn tell_refused(&self, error: CallError) {
+        self.count(|c| c.tells_refused += 1);
+        self.effect(Effect::Notice(Notice::TellRefused(error)));
+    }
+
+    // Timers.
+
+    fn note(&self, token: Token, change: impl FnOnce(&mut Note)) {
+        let mut notes = self.notes.borrow_mut();
+        let index = token.index() as usize;
+        if notes.len() <= index {
+            notes.resize(index + 1, Note::default());
+        }
+        change(&mut notes[index]);
+    }
+
+    /// Notes where the call of `token` runs, and which turn made it.
+    pub(crate) fn placed(&self, token: Token, callee: Option<u32>, maker: Option<u32>) {
+        self.note(token, |note| {
+            note.callee = callee;
+            note.maker = maker;
+        });
+    }
+
+    /// Arms the timer of `token`. A full wheel lets the token wait without one: the wheel has
+    /// room for every token, so that only timers that repeat could fill it.
+    pub(crate) fn arm(&self, token: Token, at: Time, timer: Timer) {
+        let timer = (at != Time::MAX).then(|| self.timers.borrow_mut().insert(at, timer).ok());
+        self.note(token, |note| note.timer = timer.flatten());
+    }
+
+    pub(crate) fn fire(&self, desk: &Desk) {
+        let mut fired = self.fired.take();
+        self.timers.borrow_mut().expire(self.time(), &mut fired);
+        for timer in fired.drain(..) {
+            match timer {
+                Timer::Sleep(token) => self.complete(desk, token, Answer::Done),
+                Timer::Deadline(token) => self.expire(desk, token),
+                Timer::Every { token, next, period_ns } => self.tick(desk, token, next, period_ns),
+            }
+        }
+        self.fired.replace(fired);
+    }
+
+    fn tick(&self, desk: &Desk, token: Token, due: Time, period_ns: u64) {
+        let missed = self.time().as_nanos().saturating_sub(due.as_nanos()) / period_ns.max(1);
+        let step = period_ns.saturating_mul(missed + 1);
+        let next = Time::from_nanos(due.as_nanos().saturating_add(step));
+        self.wake(desk, token, Answer::Done);
+        self.arm(token, next, Timer::Every { token, next, period_ns });
+    }
+
+    /// A token's time is up: what is known of it becomes its answer.
+    fn expire(&self, desk: &Desk, token: Token) {
+        let callee = self.notes.borrow().get(token.index() as usize).and_then(|note| note.callee);
+        let chain = desk.path().chain();
+        let error = match callee.and_then(|place| self.progress(place, token)) {
+            Some((ran, progress)) => CallError::deadline(ran, chain, progress),
+            None => CallError::deadline(Ran::Unknown, chain, Progress::Unknown),
+        };
+        self.complete(desk, token, Answer::Failed(error));
+    }
+
+    /// How far the call of `token` has come at its callee. One that still waits is withdrawn.
+    fn progress(&self, place: u32, token: Token) -> Option<(Ran, Progress)> {
+        let caller = Caller::Token { shard: self.shard_id(), token };
+        let mine = |mail: &Mail| match mail {
+            Mail::Call(request) => request.head().caller == caller,
+            Mail::Section { token: other, .. } => *other == token,
+        };
+        let withdrawn = self.table.borrow_mut().withdraw(place, mine);
+        if let Some(mail) = withdrawn {
+            if let Mail::Call(request) = mail {
+                request.recycle();
+            }
+            let holder = self.table.borrow().holder(place);
+            let method = holder.and_then(|turn| self.task(turn, |task| task.method).flatten());
+            let progress = method.map_or(Progress::Queued, |m| Progress::QueuedBehind(m.id));
+            return Some((Ran::No, progress));
+        }
+        let turns: Vec<u32> = self.table.borrow().turns_of(place).collect();
+        let started = turns.into_iter().find_map(|turn| {
+            self.task(turn, |task| (task.caller == caller).then_some(task.started)).flatten()
+        })?;
+        let ms = self.time().since(started).as_millis();
+        Some((Ran::Yes, Progress::RunningForMs(u32::try_from(ms).unwrap_or(u32::MAX))))
+    }
+
+    // Answers.
+
+    /// Tells whoever waits for `token`. A late answer is counted and dropped (**N1**).
+    pub(crate) fn complete(&self, desk: &Desk, token: Token, answer: Answer) {
+        if !desk.tickets().borrow_mut().waits(token) {
+            return self.late(answer);
+        }
+        self.forget(desk, token);
+        self.wake(desk, token, answer);
+    }
+
+    fn late(&self, answer: Answer) {
+        self.count(|c| c.late += 1);
+        if let Answer::Reply(request) = answer {
+            request.recycle();
+        }
+    }
+
+    /// Ends what the shard keeps of a token.
+    fn forget(&self, desk: &Desk, token: Token) {
+        let note = match self.notes.borrow_mut().get_mut(token.index() as usize) {
+            Some(note) => std::mem::take(note),
+            None => return,
+        };
+        if let Some(timer) = note.timer {
+            self.timers.borrow_mut().cancel(timer);
+        }
+        if let Some(maker) = note.maker {
+            self.answered(desk, maker);
+        }
+    }
+
+    fn wake(&self, desk: &Desk, token: Token, answer: Answer) {
+        let waiter = match desk.tickets().borrow_mut().answer(token, answer) {
+            Ok(waiter) => waiter,
+            Err(answer) => return self.late(answer),
+        };
+        match waiter {
+            Waiter::Nobody => {}
+            Waiter::Turn(turn) => self.wake_turn(turn.index()),
+            Waiter::Waker(waker) => waker.wake(),
+            Waiter::Outside(pending) => {
+                let answer = desk.tickets().borrow_mut().take(token);
+                if let Some(answer) = answer {
+                    pending.answer(answer);
+                }
+            }
+        }
+    }
+
+    /// Sends an outcome to whoever called.
+    pub(crate) fn answer(&self, desk: &Desk, caller: Caller, answer: Answer) {
+        match caller {
+            Caller::Nobody => match answer {
+                Answer::Reply(request) => request.recycle(),
+                Answer::Failed(error) if error.ran() == Ran::No => self.tell_refused(error),
+                _other => {}
+            },
+            Caller::Token { shard, token } if shard == self.shard_id() => {
+                self.complete(desk, token, answer);
+            }
+            Caller::Token { shard, token } => {
+                self.effect(Effect::Send { to: shard, message: Message::Reply { token, answer } });
+            }
+        }
+    }
+
+    pub(crate) fn refuse(&self, desk: &Desk, request: Request, kind: ErrorKind) {
+        let head = request.head();
+        let (caller, chain) = (head.caller, head.path.chain());
+        request.recycle();
+        self.answer(desk, caller, Answer::Failed(CallError::refused(kind, chain)));
+    }
+
+    // Calls.
+
+    /// A call arrives from another shard.
+    pub(crate) fn arrive(&self, desk: &Desk, request: Request) {
+        self.deliver(desk, request, true);
+    }
+
+    /// Sends a call to the shard of its callee. With `now`, it may run at once if that is here.
+    pub(crate) fn route(&self, desk: &Desk, request: Request, now: bool) {
+        let to = request.to().shard(self.config.shards);
+        if to == self.shard_id() {
+            return self.deliver(desk, request, now);
+        }
+        let full = self.unsent.borrow().get(to.index()).is_none_or(|n| *n >= limits::UNSENT_MAX);
+        if full {
+            return self.refuse(desk, request, ErrorKind::Overloaded);
+        }
+        if let Some(unsent) = self.unsent.borrow_mut().get_mut(to.index()) {
+            *unsent += 1;
+        }
+        self.effect(Effect::Send { to, message: Message::Call(request) });
+    }
+
+    /// Admits a call to its callee's activation, which is made if there is none.
+    fn deliver(&self, desk: &Desk, request: Request, now: bool) {
+        let place = match self.ensure(desk, request.head()) {
+            Ok(place) => place,
+            Err(kind) => return self.refuse(desk, request, kind),
+        };
+        if let Caller::Token { shard, token } = request.head().caller
+            && shard == self.shard_id()
+        {
+            self.note(token, |note| note.callee = Some(place));
+        }
+        let mail = Mail::Call(request);
+        let (verdict, waits) = {
+            let table = self.table.borrow();
+            (table.admit(place, &mail), table.mails(place) > 0)
+        };
+        let request = match mail {
+            Mail::Call(request) => request,
+            Mail::Section { .. } => unreachable!("N1: a call is a call"),
+        };
+        match verdict {
+            Admission::Refuse(kind) => self.refuse(desk, request, kind),
+            Admission::Enter if waits => self.push(Ready::Pass(place, request)),
+            Admission::Enter if now => self.start(desk, place, request),
+            Admission::Enter | Admission::Wait => {
+                self.count(|c| c.queued += 1);
+                self.table.borrow_mut().wait(place, Mail::Call(request));
+                self.schedule(place);
+            }
+        }
+    }
+
+    /// Has the mailbox looked at soon.
+    pub(crate) fn schedule(&self, place: u32) {
+        if !self.table.borrow_mut().schedule(place) {
+            self.push(Ready::Mail(place));
+        }
+    }
+
+    /// Does the next thing that is ready. Says whether there was one.
+    pub(crate) fn step(&self, desk: &Desk) -> bool {
+        let Some(ready) = self.ready.borrow_mut().pop_front() else { return false };
+        self.budget.set(limits::DIRECT_BUDGET);
+        match ready {
+            Ready::Turn(turn) => self.resume(desk, turn),
+            Ready::Mail(place) => self.pump(desk, place),
+            Ready::Pass(place, request) => self.pass(desk, place, request),
+            Ready::Deactivate(place) => self.deactivate(desk, place),
+        }
+        true
+    }
+
+    /// A call that passes those that wait, if what let it pass is still so.
+    fn pass(&self, desk: &Desk, place: u32, request: Request) {
+        let here = |cell: &Rc<dyn AnyCell>| cell.id() == request.to();
+        if !self.table.borrow().state(place).is_some_and(here) {
+            return self.deliver(desk, request, true);
+        }
+        let mail = Mail::Call(request);
+        let verdict = self.table.borrow().admit(place, &mail);
+        match (verdict, mail) {
+            (Admission::Enter, Mail::Call(request)) => self.start(desk, place, request),
+            (Admission::Refuse(kind), mail) => self.refuse_mail(desk, mail, kind),
+            (Admission::Enter | Admission::Wait, mail) => {
+                self.table.borrow_mut().wait(place, mail);
+                self.schedule(place);
+            }
+        }
+    }
+
+    /// Lets in who may go in, but no more than a few at a time.
+    fn pump(&self, desk: &Desk, place: u32) {
+        const BATCH: u32 = 16;
+        self.table.borrow_mut().unschedule(place);
+        for _ in 0..BATCH {
+            let next = self.table.borrow_mut().next(place);
+            match next {
+                None => return,
+                Some((mail, Admission::Refuse(kind))) => self.refuse_mail(desk, mail, kind),
+                Some((Mail::Call(request), _)) => self.start(desk, place, request),
+                Some((Mail::Section { turn, token, .. }, _)) => self.hold(desk, turn, token),
+            }
+        }
+        if self.table.borrow().mails(place) > 0 {
+            self.schedule(place);
+        }
+    }
+
+    pub(crate) fn refuse_mail(&self, desk: &Desk, mail: Mail, kind: ErrorKind) {
+        match mail {
+            Mail::Call(request) => self.refuse(desk, request, kind),
+            Mail::Section { token, path, .. } => {
+                let error = CallError::refused(kind, path.chain());
+                self.complete(desk, token, Answer::Failed(error));
+            }
+        }
+    }
+}
+
+impl Host for Core {
+    fn now(&self) -> Time {
+        self.now.get()
+    }
+
+    fn random(&self) -> u64 {
+        // SplitMix64 (Steele, Lea, Flood 2014).
+        let state = self.random.get().wrapping_add(0x9e37_79b9_7f4a_7c15);
+        self.random.set(state);
+        let z = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn shard(&self) -> ShardId {
+        self.config.shard
+    }
+
+    #[inline]
+    fn enter(&self, desk: &Desk, head: &Head, method: &'static MethodInfo) -> Option<Entry> {
+        let (depth, budget) = (self.depth.get(), self.budget.get());
+        if !self.config.direct || depth >= limits::DIRECT_DEPTH_MAX || budget == 0 {
+            return None;
+        }
+        let place = self.place_here(desk, head)?;
+        if !self.table.borrow().is_open(place, method.mode == Mode::Exclusive) {
+            return None;
+        }
+        let (turn, path) = match method.mode {
+            Mode::Turn => (None, None),
+            Mode::Shared | Mode::Exclusive => {
+                let (turn, path) = self.open(place, head, method)?;
+                (Some(turn), path)
+            }
+        };
+        let cell = Rc::clone(self.table.borrow().state(place)?);
+        self.used(place, &cell);
+        self.depth.set(depth + 1);
+        self.budget.set(budget - 1);
+        self.count(|c| c.direct += 1);
+        let path = path.unwrap_or_else(|| head.path.clone());
+        let outer_path = Some(desk.set_path(path));
+        let id = turn.map_or(TurnId::NONE, TurnId::new);
+        let outer = desk.begin(id, epicserver_entity::Place::new(place), head.deadline, 0);
+        Some(Entry { cell, outer, outer_path })
+    }
+
+    #[inline]
+    fn leave(&self, desk: &Desk, entry: Entry, panicked: bool) {
+        let turn = desk.turn();
+        desk.end(entry.outer);
+        if let Some(path) = entry.outer_path {
+            drop(desk.set_path(path));
+        }
+        self.depth.set(self.depth.get() - 1);
+        if panicked {
+            if turn.id != TurnId::NONE {
+                self.close_turn(desk, turn.id.index());
+            }
+            self.reset(desk, turn.place.index(), None);
+        }
+    }
+
+    fn adopt(
+        &self,
+        desk: &Desk,
+        entry: Entry,
+        running: Box<dyn Running>,
+        token: Token,
+    ) -> Result<Option<Request>, CallError> {
+        let depth = self.depth.get() - 1;
+        let outcome = self.first_poll(desk, entry, running, token);
+        self.depth.set(depth);
+        outcome
+    }
+
+    fn submit(&self, desk: &Desk, token: Option<Token>, syscall: Syscall) {
+        let turn = desk.turn();
+        match (syscall, token) {
+            (Syscall::Call(request), Some(token)) => {
+                let deadline = request.head().deadline;
+                if turn.id != TurnId::NONE {
+                    self.asked(turn.id.index());
+                    self.note(token, |note| note.maker = Some(turn.id.index()));
+                }
+                self.arm(token, deadline, Timer::Deadline(token));
+                self.route(desk, request, false);
+            }
+            (Syscall::Call(request) | Syscall::Tell(request), _) => {
+                self.route(desk, request, false);
+            }
+            (Syscall::Sleep { until }, Some(token)) => self.arm(token, until, Timer::Sleep(token)),
+            (Syscall::Every { first, period }, Some(token)) => {
+                self.keeps_time(turn.id.index(), token);
+                let period_ns = u64::try_from(period.as_nanos()).unwrap_or(u64::MAX);
+                self.arm(token, first, Timer::Every { token, next: first, period_ns });
+            }
+            (Syscall::Now, Some(token)) => self.effect(Effect::Wall { token }),
+            (Syscall::Random { len }, Some(token)) => self.effect(Effect::Random { token, len }),
+            (Syscall::Exclusive, Some(token)) => self.want(desk, turn.id.index(), token, None),
+            (Syscall::Lock { name, until }, Some(token)) => {
+                self.arm(token, until, Timer::Deadline(token));
+                self.want(desk, turn.id.index(), token, Some(name));
+            }
+            (Syscall::Release { section }, _) => self.release(desk, section),
+            (Syscall::Deactivate, _) => self.push(Ready::Deactivate(turn.place.index())),
+            (syscall, token) => self.named_syscall(desk, turn.place.index(), token, syscall),
+        }
+    }
+
+    fn spawn(&self, desk: &Desk, task: Box<dyn Running>) {
+        let place = desk.turn().place.index();
+        let path = Path::new(desk.new_chain());
+        if self.add_task(place, path, task).is_none() {
+            self.effect(Effect::Notice(Notice::SpawnRefused));
+        }
+    }
+
+    fn give_up(&self, desk: &Desk, token: Token) {
+        self.withdraw(desk, token);
+        self.forget(desk, token);
+    }
+}
+
+impl Core {
+    /// Where the callee is active, if it is on this shard; it is made active if that needs no wait.
+    #[inline]
+    fn place_here(&self, desk: &Desk, head: &Head) -> Option<u32> {
+        let found = self.table.borrow().find(&head.to, head.place.index(), |cell, id| cell.id() == id);
+        if found.is_some() {
+            return found;
+        }
+        if head.to.shard(self.config.shards) != self.shard_id() {
+            return None;
+        }
+        self.ensure(desk, head).ok()
+    }
+}

@@ -1,0 +1,184 @@
+//! A node in any program.
+
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::sync::mpsc::channel;
+use std::time::Duration;
+
+use epicserver_entity::{Entity, Pool, Registry, RegistryError};
+use epicserver_shard::idle::Mode;
+use epicserver_shard::{Host, Options, StartError};
+
+use crate::Client;
+
+/// How long a stopping node waits for what is under way, where nothing says otherwise.
+const DRAIN: Duration = Duration::from_secs(10);
+
+/// Why a node could not start or go on.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum NodeError {
+    /// Two entity types or methods cannot be told apart.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    /// A thread, a CPU or the run directory cannot be had.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// The task that was to run panicked or was dropped.
+    #[error("the task panicked, or the node stopped before it was done")]
+    TaskLost,
+}
+
+/// Sets up a [`Node`].
+#[derive(Debug)]
+#[must_use = "a node starts with `start`"]
+pub struct Builder {
+    registry: Result<Registry, RegistryError>,
+    shards: Option<NonZeroUsize>,
+    idle_mode: Mode,
+    memory_bytes_max: u64,
+    idle: Option<Duration>,
+    direct: bool,
+    pin: bool,
+}
+
+impl Builder {
+    /// Serves entities of type `T`.
+    pub fn entity<T: Entity>(self) -> Self {
+        self.register(|registry| registry.add::<T>())
+    }
+
+    /// Serves what `add` registers.
+    pub fn register(
+        mut self,
+        add: impl FnOnce(&mut Registry) -> Result<(), RegistryError>,
+    ) -> Self {
+        self.registry = self.registry.and_then(|mut registry| {
+            add(&mut registry)?;
+            Ok(registry)
+        });
+        self
+    }
+
+    /// How many shards, that is, execution threads. By default one for each physical core that the
+    /// process may use.
+    pub fn shards(mut self, shards: NonZeroUsize) -> Self {
+        self.shards = Some(shards);
+        self
+    }
+
+    /// How idle shards wait: what latency is worth. [`Mode::Balanced`] by default.
+    pub fn idle_mode(mut self, mode: Mode) -> Self {
+        self.idle_mode = mode;
+        self
+    }
+
+    /// Bytes that the activations of one shard may take; unbounded by default. Reached, it makes
+    /// idle activations leave, least recently used first; then new ones are refused with
+    /// [`ErrorKind::OutOfBudget`](crate::ErrorKind::OutOfBudget).
+    pub fn memory_bytes_max(mut self, bytes: u64) -> Self {
+        self.memory_bytes_max = bytes;
+        self
+    }
+
+    /// Collects activations that have been idle for so long, where their type does not say. By
+    /// default they stay: what is collected is forgotten.
+    pub fn idle_after(mut self, idle: Duration) -> Self {
+        self.idle = Some(idle);
+        self
+    }
+
+    /// Whether a call to an entity of the same shard may run inside its caller's turn; yes by
+    /// default. Without it each call goes through a mailbox.
+    pub fn direct_calls(mut self, direct: bool) -> Self {
+        self.direct = direct;
+        self
+    }
+
+    /// Whether to claim CPUs and pin the threads to them; yes by default. Nodes of one host do not
+    /// claim the same CPU while another is free.
+    pub fn pin(mut self, pin: bool) -> Self {
+        self.pin = pin;
+        self
+    }
+
+    /// Starts the node's threads.
+    ///
+    /// # Errors
+    /// [`NodeError`].
+    pub fn start(self) -> Result<Node, NodeError> {
+        let options = Options {
+            shards: self.shards,
+            registry: Arc::new(self.registry?),
+            idle_mode: self.idle_mode,
+            memory_bytes_max: self.memory_bytes_max,
+            idle: self.idle,
+            direct: self.direct,
+            pin: self.pin,
+        };
+        Ok(Node { host: Host::start(&options)? })
+    }
+}
+
+/// A running node: its shards serve entities until it is shut down or dropped.
+#[derive(Debug)]
+pub struct Node {
+    host: Host,
+}
+
+impl Node {
+    /// Sets up a node.
+    pub fn builder() -> Builder {
+        Builder {
+            registry: Ok(Registry::default()),
+            shards: None,
+            idle_mode: Mode::Balanced,
+            memory_bytes_max: u64::MAX,
+            idle: None,
+            direct: true,
+            pin: true,
+        }
+    }
+
+    /// A handle with which any thread can call entities.
+    #[must_use]
+    pub fn client(&self) -> Client {
+        Client::new(Arc::new(self.host.inlets().clone()))
+    }
+
+    /// How many shards it has.
+    #[must_use]
+    pub fn shards(&self) -> usize {
+        self.host.shards()
+    }
+
+    /// Runs `task` on the first shard, as a task that belongs to no entity, and blocks until it is
+    /// done. Not to be called from within an entity: it would wait for itself.
+    ///
+    /// # Errors
+    /// [`NodeError::TaskLost`] if it panicked.
+    pub fn run<R: Send + 'static>(
+        &self,
+        task: impl AsyncFnOnce(Pool) -> R + Send + 'static,
+    ) -> Result<R, NodeError> {
+        let (give, take) = channel();
+        self.host.run_root(epicserver_shard::RootTask::new(move || async move {
+            // Nobody may wait any more; then nobody needs the result.
+            drop(give.send(task(Pool::new()).await));
+        }));
+        take.recv().map_err(|_| NodeError::TaskLost)
+    }
+
+    /// Takes no more calls from outside, waits for at most `drain` until what is under way is done,
+    /// collects every activation with its `#[deactivate]` hook, and ends the threads. Blocks. Says
+    /// whether everything was done in time; what was not ends with
+    /// [`ErrorKind::Stopping`](crate::ErrorKind::Stopping).
+    pub fn shut_down(self, drain: Duration) -> bool {
+        self.host.shut_down(drain)
+    }
+
+    /// The same with ten seconds to drain.
+    pub fn stop(self) -> bool {
+        self.shut_down(DRAIN)
+    }
+}

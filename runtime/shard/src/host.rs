@@ -1,0 +1,303 @@
+//! A node's threads: one a shard, pinned to a claimed CPU, joined by rings.
+//!
+//! # Invariants
+//! - **H6** A thread of ours that panics stops the process: the shard's state cannot be trusted.
+//! - **H7** A node that is shut down has answered every call that it took, or refused it.
+//!
+//! # Not here
+//! Other nodes.
+
+use std::collections::VecDeque;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::bounded;
+use epicserver_entity::Registry;
+use epicserver_node::{Config, Message, RootTask, Shard, WakeSink};
+use epicserver_wire::{ShardId, limits};
+
+use crate::cpus::{Allowed, Claim, ClaimError, CpusError, RunDir, RunDirError, Tenancy};
+use crate::idle::{Crowd, Host as Machine, IdleError, Mode, Policy};
+use crate::inlet::{Control, Door, Inlets, Probe};
+use crate::park::{ParkError, Parker, parker};
+use crate::ring::{Consumer, Producer, ring};
+use crate::worker::{Peer, Worker, random_bytes};
+
+/// How a node's threads are set up.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// How many shards; by default one for each physical core that the process may use.
+    pub shards: Option<NonZeroUsize>,
+    /// The entity types that the node serves.
+    pub registry: Arc<Registry>,
+    /// How idle shards wait.
+    pub idle_mode: Mode,
+    /// Bytes that the activations of one shard may take.
+    pub memory_bytes_max: u64,
+    /// How long an activation may be idle where its type does not say.
+    pub idle: Option<Duration>,
+    /// Whether same-shard calls may run inside their caller's turn.
+    pub direct: bool,
+    /// Whether to claim CPUs and pin the threads to them.
+    pub pin: bool,
+}
+
+/// Why a node could not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The CPUs that the process may use cannot be read.
+    #[error(transparent)]
+    Cpus(#[from] CpusError),
+    /// The run directory cannot be used.
+    #[error(transparent)]
+    RunDir(#[from] RunDirError),
+    /// CPUs cannot be claimed.
+    #[error(transparent)]
+    Claim(#[from] ClaimError),
+    /// The idle policy cannot see the machine.
+    #[error(transparent)]
+    Idle(#[from] IdleError),
+    /// A thread cannot be given a bell.
+    #[error(transparent)]
+    Park(#[from] ParkError),
+    /// A thread cannot be started.
+    #[error("cannot start the thread of shard {shard}")]
+    Thread {
+        /// Which shard.
+        shard: usize,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// More shards than a node may have.
+    #[error("a node has at most 65535 shards, not {shards}")]
+    TooManyShards {
+        /// How many were asked for.
+        shards: usize,
+    },
+}
+
+/// A node's running threads.
+#[derive(Debug)]
+pub struct Host {
+    inlets: Inlets,
+    threads: Vec<JoinHandle<()>>,
+}
+
+/// Stops the process if its thread panics (**H6**).
+struct StopOnPanic;
+
+impl Drop for StopOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            tracing::error!("a shard broke one of its invariants; the process stops");
+            std::process::abort();
+        }
+    }
+}
+
+/// What one thread needs that may cross to it; the shard itself is made on its own thread.
+struct Seat {
+    config: Config,
+    door: Arc<Door>,
+    parker: Parker,
+    peers: Vec<Peer>,
+    policy: Policy,
+    crowd: Option<Crowd>,
+    crowded: bool,
+    claim: Option<Claim>,
+}
+
+impl Host {
+    /// Starts the threads.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub fn start(options: &Options) -> Result<Self, StartError> {
+        let allowed = Allowed::detect()?;
+        let count = options.shards.unwrap_or_else(|| allowed.shards_default());
+        let shards = u16::try_from(count.get());
+        let shards = shards.map_err(|_| StartError::TooManyShards { shards: count.get() })?;
+        let mut claims: VecDeque<Claim> = match options.pin {
+            true => RunDir::open()?.claim(&allowed, count)?.into(),
+            false => VecDeque::new(),
+        };
+        let machine = Machine::detect()?;
+        let (mut doors, mut parkers) = (Vec::new(), Vec::new());
+        for _ in 0..shards {
+            let (parker, unparker) = parker()?;
+            doors.push(Arc::new(Door::new(unparker)));
+            parkers.push(parker);
+        }
+        let mut threads = Vec::new();
+        let rings = mesh(&doors);
+        for (index, (parker, peers)) in parkers.into_iter().zip(rings).enumerate() {
+            let claim = claims.pop_front();
+            let shared = claim.as_ref().map(Claim::tenancy);
+            let crowded = matches!(shared, Some(Tenancy::Shared { .. }))
+                || allowed.quota().is_some_and(|quota| quota < count);
+            let door = Arc::clone(&doors[index]);
+            let config = config(options, index, shards, &door);
+            let policy = Policy::new(options.idle_mode, machine);
+            let crowd = Crowd::open().ok();
+            let seat = Seat { config, door, parker, peers, policy, crowd, crowded, claim };
+            let thread = std::thread::Builder::new().name(format!("epic-shard-{index}"));
+            let thread = thread.spawn(move || work(seat));
+            threads.push(thread.map_err(|source| StartError::Thread { shard: index, source })?);
+        }
+        Ok(Self { inlets: Inlets::new(doors), threads })
+    }
+
+    /// The way in for other threads.
+    #[must_use]
+    pub fn inlets(&self) -> &Inlets {
+        &self.inlets
+    }
+
+    /// How many shards there are.
+    #[must_use]
+    pub fn shards(&self) -> usize {
+        self.inlets.len()
+    }
+
+    /// Runs a task that belongs to no entity, on the first shard.
+    pub fn run_root(&self, task: RootTask) {
+        self.inlets.put(0, Control::Root(task));
+    }
+
+    /// Takes no more calls from outside, waits for at most `drain` until what is under way is done,
+    /// collects every activation with its hook, and ends the threads (**H7**). Blocks. Says whether
+    /// everything was done in time.
+    pub fn shut_down(mut self, drain: Duration) -> bool {
+        for shard in 0..self.inlets.len() {
+            self.inlets.put(shard, Control::Stop);
+        }
+        let drained = self.drain(Instant::now() + drain);
+        self.close();
+        drained
+    }
+
+    /// Quiet twice in a row with as many messages taken as given, and none between: so none was
+    /// under way at the first look (Mattern, *Algorithms for distributed termination detection*, 1987).
+    fn drain(&self, until: Instant) -> bool {
+        let mut before = None;
+        while Instant::now() < until {
+            let probes = self.probe();
+            let quiet = probes.iter().all(|probe| probe.quiet);
+            let sent: u64 = probes.iter().map(|probe| probe.sent).sum();
+            let received: u64 = probes.iter().map(|probe| probe.received).sum();
+            if quiet && sent == received && before == Some(sent) {
+                return true;
+            }
+            before = (quiet && sent == received).then_some(sent);
+            std::thread::yield_now();
+        }
+        false
+    }
+
+    fn probe(&self) -> Vec<Probe> {
+        let (answer, answers) = bounded(self.inlets.len());
+        for shard in 0..self.inlets.len() {
+            self.inlets.put(shard, Control::Probe(answer.clone()));
+        }
+        drop(answer);
+        answers.iter().collect()
+    }
+
+    fn close(&mut self) {
+        for shard in 0..self.inlets.len() {
+            self.inlets.put(shard, Control::Close);
+        }
+        for thread in self.threads.drain(..) {
+            // A thread of ours that panicked has stopped the process already.
+            drop(thread.join());
+        }
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        if !self.threads.is_empty() {
+            self.close();
+        }
+    }
+}
+
+fn config(options: &Options, index: usize, shards: u16, door: &Arc<Door>) -> Config {
+    let number = u16::try_from(index).unwrap_or(u16::MAX);
+    let seed = random_bytes(8).try_into().map_or(0, u64::from_le_bytes);
+    Config {
+        shard: ShardId::new(number),
+        shards,
+        origin: number,
+        registry: Arc::clone(&options.registry),
+        memory_bytes_max: options.memory_bytes_max,
+        idle: options.idle,
+        direct: options.direct,
+        seed,
+        wakes: Arc::clone(door) as Arc<dyn WakeSink>,
+    }
+}
+
+/// A ring for each ordered pair of shards: what each shard has towards every other.
+fn mesh(doors: &[Arc<Door>]) -> Vec<Vec<Peer>> {
+    let count = doors.len();
+    let mut producers: Vec<Vec<Option<Producer<Message>>>> = Vec::new();
+    let mut consumers: Vec<Vec<Option<Consumer<Message>>>> =
+        (0..count).map(|_| (0..count).map(|_| None).collect()).collect();
+    for from in 0..count {
+        let mut row = Vec::new();
+        for (to, column) in consumers.iter_mut().enumerate() {
+            let ends = (from != to).then(|| ring(limits::RING_SLOTS));
+            let (producer, consumer) = ends.unzip();
+            row.push(producer);
+            column[from] = consumer;
+        }
+        producers.push(row);
+    }
+    let rows = producers.into_iter().zip(consumers);
+    rows.map(|(outgoing, incoming)| {
+        let pairs = outgoing.into_iter().zip(incoming).enumerate();
+        let peers = pairs.filter_map(|(index, (outgoing, incoming))| {
+            Some(Peer {
+                shard: ShardId::new(u16::try_from(index).ok()?),
+                incoming: incoming?,
+                outgoing: outgoing?,
+                door: Arc::clone(doors.get(index)?),
+                unsent: VecDeque::new(),
+            })
+        });
+        peers.collect()
+    })
+    .collect()
+}
+
+/// The body of one shard's thread.
+fn work(seat: Seat) {
+    let _stop = StopOnPanic;
+    let Seat { config, door, parker, peers, policy, crowd, crowded, claim } = seat;
+    if let Some(claim) = &claim {
+        match claim.pin_current_thread() {
+            Ok(()) => tracing::debug!(shard = ?config.shard, cpu = ?claim.cpu(), "pinned"),
+            Err(error) => tracing::warn!(%error, "a shard runs unpinned"),
+        }
+    }
+    let shard = Shard::new(config);
+    let worker = Worker {
+        shard,
+        door,
+        parker,
+        peers,
+        policy,
+        crowd,
+        crowded,
+        effects: Vec::new(),
+        sent: 0,
+        received: 0,
+        closing: false,
+    };
+    worker.run();
+    drop(claim);
+}

@@ -1,0 +1,173 @@
+//! The way into shards from every other thread: a bounded queue a shard, and the bell that wakes it.
+//!
+//! # Invariants
+//! - **H1** Whatever is put into an inlet is seen by its shard, asleep or not: put, then unpark.
+//! - **H2** A call is taken and answered, or refused here; its caller is told once.
+//!
+//! # Not here
+//! Messages between shards: those have rings.
+
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use crossbeam_channel::Sender;
+use crossbeam_queue::{ArrayQueue, SegQueue};
+use epicserver_entity::{Answer, Gateway, Pending, Request, TurnId};
+use epicserver_node::{Inlet, RootTask, WakeSink};
+use epicserver_wire::{CallError, ChainId, ErrorKind, limits};
+
+use crate::park::Unparker;
+
+/// What other threads say to a shard.
+pub(crate) enum Control {
+    Outside(Inlet),
+    Root(RootTask),
+    Stop,
+    Probe(Sender<Probe>),
+    Close,
+}
+
+/// How a shard stands, for whoever wants to stop the node.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Probe {
+    pub(crate) quiet: bool,
+    pub(crate) sent: u64,
+    pub(crate) received: u64,
+}
+
+/// One shard's inlet.
+pub(crate) struct Door {
+    /// Something is inside: so that an idle loop looks at one flag and not at two queues.
+    full: AtomicBool,
+    control: ArrayQueue<Control>,
+    /// Bounded by the wakers' own flags: at most one entry a turn.
+    woken: SegQueue<TurnId>,
+    unparker: Unparker,
+}
+
+impl Door {
+    pub(crate) fn new(unparker: Unparker) -> Self {
+        let control = ArrayQueue::new(limits::CLIENT_QUEUE_MAX);
+        Self { full: AtomicBool::new(false), control, woken: SegQueue::new(), unparker }
+    }
+
+    fn ring(&self) {
+        self.full.store(true, Ordering::Release);
+        self.unparker.unpark();
+    }
+
+    fn put(&self, control: Control) -> Result<(), Control> {
+        self.control.push(control)?;
+        self.ring();
+        Ok(())
+    }
+
+    pub(crate) fn unpark(&self) {
+        self.unparker.unpark();
+    }
+
+    pub(crate) fn is_full(&self) -> bool {
+        self.full.load(Ordering::Acquire)
+    }
+
+    /// Takes everything that is inside.
+    pub(crate) fn empty(&self, mut control: impl FnMut(Control), mut woken: impl FnMut(TurnId)) {
+        if !self.full.swap(false, Ordering::Acquire) {
+            return;
+        }
+        while let Some(turn) = self.woken.pop() {
+            woken(turn);
+        }
+        while let Some(one) = self.control.pop() {
+            control(one);
+        }
+    }
+}
+
+impl WakeSink for Door {
+    fn wake(&self, turn: TurnId) {
+        self.woken.push(turn);
+        self.ring();
+    }
+}
+
+/// The inlets of all shards of a node.
+#[derive(Clone)]
+pub struct Inlets {
+    doors: Arc<[Arc<Door>]>,
+}
+
+impl Inlets {
+    pub(crate) fn new(doors: Vec<Arc<Door>>) -> Self {
+        Self { doors: doors.into() }
+    }
+
+    /// Puts `control` into the inlet of shard `index`; waits while it is full.
+    pub(crate) fn put(&self, index: usize, mut control: Control) {
+        let Some(door) = self.doors.get(index) else { return };
+        while let Err(back) = door.put(control) {
+            control = back;
+            std::thread::yield_now();
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.doors.len()
+    }
+}
+
+impl fmt::Debug for Inlets {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Inlets({})", self.doors.len())
+    }
+}
+
+impl Gateway for Inlets {
+    fn submit(
+        &self,
+        request: Request,
+        timeout: Option<Duration>,
+        reply: bool,
+    ) -> Result<Arc<dyn Pending>, CallError> {
+        let slot = Arc::new(Slot::default());
+        let pending = reply.then(|| Arc::clone(&slot) as Arc<dyn Pending>);
+        let shards = u16::try_from(self.doors.len()).unwrap_or(u16::MAX);
+        let shard = request.to().shard(shards).index();
+        let control = Control::Outside(Inlet { request, timeout, pending });
+        let refused = |kind| CallError::refused(kind, ChainId::NONE);
+        let door = self.doors.get(shard).ok_or_else(|| refused(ErrorKind::Stopping))?;
+        door.put(control).map_err(|_| refused(ErrorKind::Overloaded))?;
+        Ok(slot)
+    }
+}
+
+/// Where a foreign thread waits for its answer.
+#[derive(Default)]
+struct Slot {
+    state: Mutex<(Option<Answer>, Option<Waker>)>,
+}
+
+impl Pending for Slot {
+    fn poll(&self, cx: &mut Context<'_>) -> Poll<Answer> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(answer) = state.0.take() {
+            return Poll::Ready(answer);
+        }
+        state.1 = Some(cx.waker().clone());
+        Poll::Pending
+    }
+
+    fn answer(&self, answer: Answer) {
+        let waker = {
+            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            state.0 = Some(answer);
+            state.1.take()
+        };
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+}

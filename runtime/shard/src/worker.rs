@@ -1,0 +1,255 @@
+//! The loop of one shard's thread.
+//!
+//! Drain the rings, empty the inlet, run what is ready, send what came of it, and when none of it
+//! was anything, be idle in the way that the policy says.
+//!
+//! # Invariants
+//! - **H3** The thread sleeps only after it has looked at every ring and the inlet once more with
+//!   its sleeping flag up.
+//! - **H4** Messages to one shard leave in the order of the effects, over a full ring too.
+//! - **H5** A batch of messages wakes its receiver at most once.
+//!
+//! # Not here
+//! What a message means.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use epicserver_entity::Answer;
+use epicserver_node::{Effect, Event, Message, Notice, Shard};
+use epicserver_wire::{ShardId, Time};
+use rustix::time::{ClockId, clock_gettime};
+
+use crate::idle::{Crowd, Policy, Step};
+use crate::inlet::{Control, Door, Probe};
+use crate::park::Parker;
+use crate::ring::{Consumer, Full, Producer};
+
+/// Messages taken from one ring before the next one is looked at.
+const RING_BATCH: usize = 32;
+/// Tasks run before the rings are looked at again.
+const RUN_BATCH: u32 = 64;
+/// Rounds of an idle loop between two looks at the clock.
+const IDLE_ROUNDS: u32 = 8;
+
+/// The end of this shard towards another one.
+pub(crate) struct Peer {
+    pub(crate) shard: ShardId,
+    pub(crate) incoming: Consumer<Message>,
+    pub(crate) outgoing: Producer<Message>,
+    pub(crate) door: Arc<Door>,
+    pub(crate) unsent: VecDeque<Message>,
+}
+
+/// Everything that one shard's thread owns.
+pub(crate) struct Worker {
+    pub(crate) shard: Shard,
+    pub(crate) door: Arc<Door>,
+    pub(crate) parker: Parker,
+    pub(crate) peers: Vec<Peer>,
+    pub(crate) policy: Policy,
+    pub(crate) crowd: Option<Crowd>,
+    pub(crate) crowded: bool,
+    pub(crate) effects: Vec<Effect>,
+    pub(crate) sent: u64,
+    pub(crate) received: u64,
+    pub(crate) closing: bool,
+}
+
+/// Nanoseconds since the machine's boot, suspends included.
+pub(crate) fn now() -> Time {
+    let now = clock_gettime(ClockId::Boottime);
+    let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
+    let nanos = u64::try_from(now.tv_nsec).unwrap_or(0);
+    Time::from_nanos(seconds.saturating_mul(1_000_000_000).saturating_add(nanos))
+}
+
+impl Worker {
+    /// Runs until the shard was closed.
+    pub(crate) fn run(mut self) {
+        let mut time = now();
+        let mut idle_since = time;
+        let mut rounds = 0;
+        while !self.closing {
+            let mut busy = self.receive(time);
+            let due = self.shard.deadline().is_some_and(|deadline| deadline <= time);
+            if due || self.shard.is_ready() {
+                self.shard.run(time, RUN_BATCH, &mut self.effects);
+                busy = true;
+            }
+            self.send(time);
+            if busy {
+                time = now();
+                idle_since = time;
+                rounds = 0;
+                continue;
+            }
+            rounds += 1;
+            if rounds % IDLE_ROUNDS == 0 {
+                time = now();
+                self.be_idle(time, idle_since);
+                time = now();
+            } else {
+                std::hint::spin_loop();
+            }
+        }
+        self.send(now());
+    }
+
+    /// Takes what other threads have sent. Says whether there was anything.
+    fn receive(&mut self, time: Time) -> bool {
+        let mut busy = false;
+        for index in 0..self.peers.len() {
+            for _ in 0..RING_BATCH {
+                let Some(message) = self.peers[index].incoming.pop() else { break };
+                self.received += 1;
+                self.shard.handle(time, Event::Message(message), &mut self.effects);
+                busy = true;
+            }
+        }
+        if self.door.is_full() {
+            self.empty_door();
+            busy = true;
+        }
+        busy
+    }
+
+    fn empty_door(&mut self) {
+        let time = now();
+        let (mut controls, mut turns) = (Vec::new(), Vec::new());
+        self.door.empty(|control| controls.push(control), |turn| turns.push(turn));
+        for turn in turns {
+            self.shard.handle(time, Event::Woken(turn), &mut self.effects);
+        }
+        for control in controls {
+            self.control(time, control);
+        }
+    }
+
+    fn control(&mut self, time: Time, control: Control) {
+        let event = match control {
+            Control::Outside(inlet) => Event::Outside(inlet),
+            Control::Root(task) => Event::Root(task),
+            Control::Stop => Event::Stop,
+            Control::Close => {
+                self.closing = true;
+                Event::Close
+            }
+            Control::Probe(answer) => {
+                let unsent = self.peers.iter().any(|peer| !peer.unsent.is_empty());
+                let quiet = self.shard.is_quiet() && !unsent && self.effects.is_empty();
+                let probe = Probe { quiet, sent: self.sent, received: self.received };
+                // Whoever asked may have given up; then nobody needs to know.
+                drop(answer.try_send(probe));
+                return;
+            }
+        };
+        self.shard.handle(time, event, &mut self.effects);
+    }
+
+    /// Carries out the effects, and moves messages into the rings as far as they have room.
+    fn send(&mut self, time: Time) {
+        while !self.effects.is_empty() {
+            let mut effects = std::mem::take(&mut self.effects);
+            for effect in effects.drain(..) {
+                self.carry_out(time, effect);
+            }
+            if self.effects.is_empty() {
+                self.effects = effects;
+            }
+        }
+        for index in 0..self.peers.len() {
+            self.send_to(time, index);
+        }
+    }
+
+    fn send_to(&mut self, time: Time, index: usize) {
+        let peer = &mut self.peers[index];
+        let mut count = 0;
+        while let Some(message) = peer.unsent.pop_front() {
+            if let Err(Full(message)) = peer.outgoing.push(message) {
+                peer.unsent.push_front(message);
+                break;
+            }
+            count += 1;
+        }
+        if count > 0 {
+            peer.door.unpark();
+            self.sent += u64::from(count);
+            let sent = Event::Sent { to: peer.shard, count };
+            self.shard.handle(time, sent, &mut self.effects);
+        }
+    }
+
+    fn carry_out(&mut self, time: Time, effect: Effect) {
+        match effect {
+            Effect::Send { to, message } => {
+                match self.peers.iter_mut().find(|peer| peer.shard == to) {
+                    Some(peer) => peer.unsent.push_back(message),
+                    None => self.shard.handle(time, Event::Message(message), &mut self.effects),
+                }
+            }
+            Effect::Wall { token } => {
+                let wall = clock_gettime(ClockId::Realtime);
+                let nanos = wall.tv_sec.saturating_mul(1_000_000_000).saturating_add(wall.tv_nsec);
+                let answer = Answer::Wall(u64::try_from(nanos).unwrap_or(0));
+                self.shard.handle(time, Event::Completed { token, answer }, &mut self.effects);
+            }
+            Effect::Random { token, len } => {
+                let answer = Answer::Bytes(random_bytes(len));
+                self.shard.handle(time, Event::Completed { token, answer }, &mut self.effects);
+            }
+            Effect::Notice(notice) => report(&notice),
+            other => tracing::error!(?other, "an effect that this host does not know"),
+        }
+    }
+
+    fn be_idle(&mut self, time: Time, since: Time) {
+        let nanos = time.as_nanos().saturating_sub(since.as_nanos());
+        let crowd = self.crowd.as_mut().is_some_and(|crowd| crowd.is_crowded(time.as_nanos()));
+        match self.policy.step(nanos, self.crowded || crowd) {
+            Step::Spin => std::hint::spin_loop(),
+            Step::Yield => std::thread::yield_now(),
+            Step::Park => self.park(time),
+        }
+    }
+
+    fn park(&mut self, time: Time) {
+        let timeout = self.shard.deadline().map(|deadline| deadline.since(time));
+        let (peers, door) = (&self.peers, &self.door);
+        // H3: this runs with the flag up.
+        let work = || door.is_full() || peers.iter().any(|peer| !peer.incoming.is_empty());
+        let unsent = peers.iter().any(|peer| !peer.unsent.is_empty());
+        let timeout = if unsent { Some(Duration::from_micros(50)) } else { timeout };
+        if let Err(error) = self.parker.park(timeout, work) {
+            tracing::error!(%error, "the kernel would not let a shard wait; it yields instead");
+            std::thread::yield_now();
+        }
+    }
+}
+
+fn report(notice: &Notice) {
+    match notice {
+        Notice::Panicked { entity, method } => {
+            tracing::error!(?entity, ?method, "user code panicked");
+        }
+        Notice::TellRefused(error) => tracing::warn!(%error, "a tell was refused"),
+        other => tracing::warn!(?other, "notice"),
+    }
+}
+
+/// Random bytes of the kernel.
+pub(crate) fn random_bytes(len: usize) -> Vec<u8> {
+    let mut bytes = vec![0; len];
+    let mut filled = 0;
+    while let Some(rest) = bytes.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+        match rustix::rand::getrandom(rest, rustix::rand::GetRandomFlags::empty()) {
+            Ok(count) => filled += count,
+            Err(rustix::io::Errno::INTR) => {}
+            // A kernel without getrandom cannot be run on: user code asked for secrets.
+            Err(error) => panic!("H6: getrandom failed: {error}"),
+        }
+    }
+    bytes
+}
