@@ -141,7 +141,7 @@ impl Worker {
                 let quiet = self.shard.is_quiet() && !unsent && self.effects.is_empty();
                 let probe = Probe { quiet, sent: self.sent, received: self.received };
                 // Whoever asked may have given up; then nobody needs to know.
-                drop(answer.try_send(probe));
+                let _gone = answer.try_send(probe);
                 return;
             }
         };

@@ -1,6 +1,6 @@
 //! Messages of every shape; errors inside them cross; a method with an error of its own gives one
 //! `Result`.
-#![deny(warnings, missing_docs, missing_debug_implementations, unreachable_pub)]
+#![deny(warnings, missing_debug_implementations, unreachable_pub)]
 
 use epicserver::prelude::*;
 use epicserver::{Coded, Message, Method};
