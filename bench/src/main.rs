@@ -24,6 +24,7 @@ mod case;
 mod floors;
 mod laps;
 mod machine;
+mod ours;
 mod probe;
 mod report;
 mod suites;

@@ -7,13 +7,15 @@ mod call;
 
 use crate::case::{Case, Failure};
 use crate::floors;
+use crate::ours;
 use crate::probe::Probe;
 
 /// Every suite that the program knows.
 pub(crate) const NAMES: [&str; 1] = ["call"];
 
 /// Every probe that a case may run in a process of its own.
-pub(crate) const PROBES: [(&str, Probe); 1] = [("tokio_idle_bytes", floors::tokio_ask::idle_bytes)];
+pub(crate) const PROBES: [(&str, Probe); 2] =
+    [("tokio_idle_bytes", floors::tokio_ask::idle_bytes), ("idle_bytes", ours::idle_bytes)];
 
 /// The cases of a suite, in the order in which they are run.
 pub(crate) fn cases(suite: &str) -> Result<Vec<Case>, Failure> {

@@ -5,9 +5,10 @@
 
 use std::hint::black_box;
 
-use crate::case::{Better, Case, Failure, Round, Sample, Subject};
+use crate::case::{Better, Case, Failure, Round, Sample};
 use crate::floors::boxed_async_fn::BoxedCallee;
 use crate::floors::{cache_line, tokio_ask};
+use crate::ours;
 use crate::probe;
 
 const SUITE: &str = "call";
@@ -16,7 +17,6 @@ const BOXED_OPS: u32 = 20_000;
 const IDLE: u64 = 100_000;
 
 pub(crate) fn cases() -> Vec<Case> {
-    let boxed_async_fn: Subject = Box::new(boxed_async_fn);
     vec![
         Case {
             suite: SUITE,
@@ -24,9 +24,9 @@ pub(crate) fn cases() -> Vec<Case> {
             unit: "ns",
             better: Better::Lower,
             cpus: 1,
-            ours: None,
+            ours: Some(Box::new(ours::seq)),
             floors: vec![
-                ("boxed_async_fn", boxed_async_fn),
+                ("boxed_async_fn", Box::new(boxed_async_fn)),
                 ("tokio_ask", Box::new(tokio_ask::seq)),
             ],
         },
@@ -36,7 +36,7 @@ pub(crate) fn cases() -> Vec<Case> {
             unit: "ns",
             better: Better::Lower,
             cpus: 1,
-            ours: None,
+            ours: Some(Box::new(ours::queued)),
             floors: vec![("tokio_ask", Box::new(tokio_ask::seq))],
         },
         Case {
@@ -45,7 +45,7 @@ pub(crate) fn cases() -> Vec<Case> {
             unit: "ns",
             better: Better::Lower,
             cpus: 2,
-            ours: None,
+            ours: Some(Box::new(ours::cross)),
             floors: vec![("cache_line", Box::new(cache_line::round_trip))],
         },
         Case {
@@ -54,7 +54,7 @@ pub(crate) fn cases() -> Vec<Case> {
             unit: "calls/s",
             better: Better::Higher,
             cpus: 1,
-            ours: None,
+            ours: Some(Box::new(ours::rate_of_1000)),
             floors: vec![("tokio_ask", Box::new(tokio_ask::rate_of_1000))],
         },
         Case {
@@ -63,7 +63,7 @@ pub(crate) fn cases() -> Vec<Case> {
             unit: "B",
             better: Better::Lower,
             cpus: 1,
-            ours: None,
+            ours: Some(Box::new(idle_bytes)),
             floors: vec![("tokio_actor", Box::new(tokio_idle_bytes))],
         },
         Case {
@@ -72,8 +72,29 @@ pub(crate) fn cases() -> Vec<Case> {
             unit: "act/s",
             better: Better::Higher,
             cpus: 1,
-            ours: None,
+            ours: Some(Box::new(ours::activation_rate)),
             floors: vec![],
+        },
+        Case {
+            suite: SUITE,
+            case: "same_shard_seq_async",
+            unit: "ns",
+            better: Better::Lower,
+            cpus: 1,
+            ours: Some(Box::new(ours::seq_async)),
+            floors: vec![
+                ("boxed_async_fn", Box::new(boxed_async_fn)),
+                ("tokio_ask", Box::new(tokio_ask::seq)),
+            ],
+        },
+        Case {
+            suite: SUITE,
+            case: "same_shard_1000_queued_rate",
+            unit: "calls/s",
+            better: Better::Higher,
+            cpus: 1,
+            ours: Some(Box::new(ours::queued_rate_of_1000)),
+            floors: vec![("tokio_ask", Box::new(tokio_ask::rate_of_1000))],
         },
     ]
 }
@@ -86,6 +107,10 @@ fn boxed_async_fn(round: &Round) -> Result<Sample, Failure> {
         laps.end(BOXED_OPS);
     }
     laps.time()
+}
+
+fn idle_bytes(_: &Round) -> Result<Sample, Failure> {
+    probe::in_fresh_process("idle_bytes", IDLE).map(Sample::from)
 }
 
 fn tokio_idle_bytes(_: &Round) -> Result<Sample, Failure> {

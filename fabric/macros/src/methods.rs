@@ -280,9 +280,8 @@ impl Generated {
     fn start(&self, method: &Method) -> TokenStream {
         let Self { home, own, .. } = self;
         let name = &method.name;
-        let names: Vec<Ident> = (0..method.arguments.len())
-            .map(|index| format_ident!("a{index}"))
-            .collect();
+        let names: Vec<Ident> =
+            (0..method.arguments.len()).map(|index| format_ident!("a{index}")).collect();
         let arguments = quote!((#(#names,)*));
         match method.mode {
             Mode::Turn => {

@@ -1,0 +1,6 @@
+use epicserver::prelude::*;
+
+#[entity]
+pub type Player = u32;
+
+fn main() {}

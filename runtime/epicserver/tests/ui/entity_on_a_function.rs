@@ -1,0 +1,6 @@
+use epicserver::prelude::*;
+
+#[entity]
+fn player() {}
+
+fn main() {}

@@ -1,0 +1,8 @@
+use epicserver::prelude::*;
+
+#[entity]
+mod player {
+    pub struct Player;
+}
+
+fn main() {}

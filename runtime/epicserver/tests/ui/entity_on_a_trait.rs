@@ -1,0 +1,6 @@
+use epicserver::prelude::*;
+
+#[entity]
+pub trait Player {}
+
+fn main() {}

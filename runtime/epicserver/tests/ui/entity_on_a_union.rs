@@ -1,0 +1,9 @@
+use epicserver::prelude::*;
+
+#[entity]
+pub union Player {
+    a: u32,
+    b: u32,
+}
+
+fn main() {}

@@ -1,0 +1,29 @@
+use epicserver::prelude::*;
+
+#[message]
+#[derive(Debug)]
+pub struct Broke;
+
+#[entity]
+#[derive(Default)]
+pub struct Player {
+    name: String,
+    score: u32,
+}
+
+#[entity]
+impl Player {
+    pub fn buy(&mut self, price: u32) -> Result<u32, Broke> {
+        self.score.checked_sub(price).ok_or(Broke)
+    }
+
+    pub fn score(&self) -> u32 {
+        self.score + self.name.len() as u32
+    }
+}
+
+async fn the_others_can_be_called(player: Ref<Player>) -> Result<u32> {
+    player.score().await
+}
+
+fn main() {}

@@ -1,0 +1,10 @@
+use epicserver::prelude::*;
+
+pub struct Player;
+
+impl Player {
+    #[exclusive]
+    pub async fn trade(&mut self) {}
+}
+
+fn main() {}

@@ -1,0 +1,26 @@
+use epicserver::prelude::*;
+
+#[entity]
+#[derive(Default)]
+pub struct Player {
+    name: String,
+    score: u32,
+}
+
+#[entity]
+impl Player {
+    #[exclusive]
+    pub async fn trade(&self) -> u32 {
+        self.score
+    }
+
+    pub fn score(&self) -> u32 {
+        self.score + self.name.len() as u32
+    }
+}
+
+async fn the_others_can_be_called(player: Ref<Player>) -> Result<u32> {
+    player.score().await
+}
+
+fn main() {}

@@ -1,0 +1,9 @@
+use epicserver::prelude::*;
+
+#[entity]
+#[derive(Default)]
+pub struct Player<T> {
+    items: Vec<T>,
+}
+
+fn main() {}

@@ -1,0 +1,4 @@
+#[epicserver::main(entities(Player))]
+struct Setup;
+
+fn main() {}

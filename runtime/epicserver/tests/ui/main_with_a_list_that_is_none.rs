@@ -1,0 +1,13 @@
+use epicserver::prelude::*;
+
+#[entity]
+#[derive(Default)]
+pub struct Player;
+
+#[entity]
+impl Player {}
+
+#[epicserver::main(entities = Player)]
+async fn setup(pool: Pool) {
+    drop(pool);
+}

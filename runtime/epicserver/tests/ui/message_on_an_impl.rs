@@ -1,0 +1,8 @@
+use epicserver::prelude::*;
+
+pub struct Item;
+
+#[message]
+impl Item {}
+
+fn main() {}

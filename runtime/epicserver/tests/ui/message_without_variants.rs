@@ -1,0 +1,6 @@
+use epicserver::prelude::*;
+
+#[message]
+pub enum Item {}
+
+fn main() {}

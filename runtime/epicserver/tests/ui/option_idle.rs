@@ -1,0 +1,18 @@
+use epicserver::prelude::*;
+
+#[entity(idle = "10 minutes")]
+#[derive(Default)]
+pub struct Player;
+
+#[entity]
+impl Player {
+    pub fn score(&self) -> u32 {
+        1
+    }
+}
+
+async fn the_rest_counts(pool: Pool) -> Result<u32> {
+    pool.get::<Player>("x").score().await
+}
+
+fn main() {}

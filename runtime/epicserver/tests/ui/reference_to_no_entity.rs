@@ -1,0 +1,12 @@
+use epicserver::prelude::*;
+
+pub struct Item {
+    worth: u32,
+}
+
+#[message]
+pub struct Bag {
+    item: Ref<Item>,
+}
+
+fn main() {}

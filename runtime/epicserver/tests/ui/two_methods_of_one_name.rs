@@ -1,0 +1,31 @@
+use epicserver::prelude::*;
+
+#[entity]
+#[derive(Default)]
+pub struct Player {
+    name: String,
+    score: u32,
+}
+
+#[entity]
+impl Player {
+    #[cfg(windows)]
+    pub fn name(&self) -> u32 {
+        1
+    }
+
+    #[cfg(not(windows))]
+    pub fn name(&self) -> u32 {
+        2
+    }
+
+    pub fn score(&self) -> u32 {
+        self.score + self.name.len() as u32
+    }
+}
+
+async fn the_others_can_be_called(player: Ref<Player>) -> Result<u32> {
+    player.score().await
+}
+
+fn main() {}
