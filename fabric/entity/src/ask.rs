@@ -41,7 +41,7 @@ impl<R> Ask<R> {
 
     /// Gives up after `timeout`: then the error says that the deadline passed.
     pub fn timeout(mut self, timeout: Duration) -> Self {
-        let Some(now) = current().map(|desk| desk.host().now()) else { return self };
+        let Some(now) = current().map(|desk| desk.now()) else { return self };
         if let Stage::Made(Some(
             Syscall::Lock { until, .. }
             | Syscall::Wait { until, .. }

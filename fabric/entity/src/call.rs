@@ -19,15 +19,14 @@ use std::time::Duration;
 
 use epicserver_wire::{CallError, ChainId, ErrorKind, Ran, Token};
 
-use crate::cell::cell_of;
-use crate::desk::{Desk, Entry, Gateway, Pending, current};
-use crate::entity::Method;
+use crate::cell::{AnyCell, cell_of};
+use crate::desk::{Desk, Entry, Gateway, Pending, TurnId, current};
+use crate::entity::{Method, Mode};
 use crate::envelope::{Envelope, Request};
 use crate::message::Message;
 use crate::reference::Target;
 use crate::running::Started;
 use crate::syscall::{Answer, Syscall};
-use crate::tickets::Made;
 
 /// A call that was made: await it for its outcome.
 ///
@@ -55,6 +54,7 @@ enum Stage {
 
 impl<M: Method> Call<M> {
     /// The call of `target` with `args`.
+    #[inline]
     pub fn new(target: &Target, args: M::Args) -> Self {
         Self { stage: Self::make(target, args), method: PhantomData }
     }
@@ -89,7 +89,7 @@ impl<M: Method> Call<M> {
         match &mut self.stage {
             Stage::AtDesk { token, .. } => {
                 if let Some(desk) = current() {
-                    desk.amend(*token, |made| made.timeout = Some(timeout));
+                    desk.amend(*token, |head| head.timeout = Some(timeout));
                 }
             }
             Stage::Outside { timeout: slot, .. } => *slot = Some(timeout),
@@ -104,7 +104,7 @@ impl<M: Method> Call<M> {
             && let Some(current) = current()
             && current.id() == desk
         {
-            current.amend(token, |made| made.tell = true);
+            current.amend(token, |head| head.tell = true);
             self.stage = Stage::Over;
         }
         // From outside, being dropped is what a tell does.
@@ -115,8 +115,8 @@ impl<M: Method> Call<M> {
             let error = CallError::new(ErrorKind::NotInAnEntity, Ran::Unknown, ChainId::NONE);
             return Poll::Ready(M::output(Err(error)));
         };
-        if let Some(made) = current.take_made(token)
-            && let Some(outcome) = depart::<M>(&current, token, made)
+        if let Some(request) = current.take_made(token)
+            && let Some(outcome) = depart::<M>(&current, token, request)
         {
             return Poll::Ready(M::output(outcome));
         }
@@ -137,27 +137,67 @@ fn malformed() -> CallError {
 }
 
 fn typed<M: Method>(request: Request) -> Result<M::Reply, CallError> {
-    request.typed::<M>().map_err(|_| malformed())?.into_outcome()
+    request.typed::<M>().ok_or_else(malformed)?.into_outcome()
 }
 
 /// The call leaves: straight into the callee's first turn where the host lets it, and through
 /// the host's queues otherwise. `None` means that its answer is still to come.
+#[inline]
 fn depart<M: Method>(
     desk: &Rc<Desk>,
     token: Token,
-    mut made: Made,
+    mut request: Request,
 ) -> Option<Result<M::Reply, CallError>> {
-    desk.address(&mut made, Some(token));
-    match desk.host().enter(desk, made.request.head(), M::INFO) {
-        Some(entry) => direct::<M>(desk, token, made.request, entry),
-        None => {
-            desk.host().submit(desk, Some(token), Syscall::Call(made.request));
-            None
+    if M::MODE == Mode::Turn {
+        if desk.nest() {
+            if let Some(cell) = desk.host().open(desk, request.head_mut()) {
+                let outcome = one_turn::<M>(desk, request, &cell);
+                desk.tickets().borrow_mut().free(token);
+                return Some(outcome);
+            }
+            desk.unnest();
+        }
+        desk.address(&mut request, Some(token));
+    } else {
+        desk.address(&mut request, Some(token));
+        if let Some(entry) = desk.host().enter(desk, request.head(), M::INFO) {
+            return polled::<M>(desk, token, request, entry);
+        }
+    }
+    desk.host().submit(desk, Some(token), Syscall::Call(request));
+    None
+}
+
+/// Runs a method of one turn on top of its caller's turn.
+#[inline]
+fn one_turn<M: Method>(
+    desk: &Desk,
+    request: Request,
+    cell: &Rc<dyn AnyCell>,
+) -> Result<M::Reply, CallError> {
+    let deadline = desk.deadline(request.head());
+    let typed_cell = cell_of::<M::Entity>(cell);
+    let call = request.typed::<M>().ok_or_else(malformed)?;
+    let outer = desk.begin(TurnId::NONE, typed_cell.place(), deadline, 0);
+    let started = catch_unwind(AssertUnwindSafe(|| M::start(call, typed_cell)));
+    desk.end(outer);
+    desk.unnest();
+    match started {
+        Ok(Started::Ready(call, mut reply)) => {
+            call.recycle();
+            reply.crossed();
+            Ok(reply)
+        }
+        Ok(Started::Running(_)) => Err(malformed()),
+        Err(_) => {
+            desk.host().panicked(desk, cell, M::INFO);
+            Err(CallError::new(ErrorKind::Panicked, Ran::Yes, desk.path().chain()))
         }
     }
 }
 
-fn direct<M: Method>(
+/// Polls a longer method once on top of its caller's turn.
+fn polled<M: Method>(
     desk: &Rc<Desk>,
     token: Token,
     request: Request,
@@ -165,21 +205,16 @@ fn direct<M: Method>(
 ) -> Option<Result<M::Reply, CallError>> {
     let chain = request.head().path.chain();
     let cell = cell_of::<M::Entity>(&entry.cell);
-    let Ok(call) = request.typed::<M>() else { return Some(Err(malformed())) };
+    let call = request.typed::<M>()?;
     let outcome = match catch_unwind(AssertUnwindSafe(|| M::start(call, cell))) {
-        Ok(Started::Ready(call, mut reply)) => {
-            desk.host().leave(desk, entry, false);
-            call.recycle();
-            reply.crossed();
-            Some(Ok(reply))
-        }
+        Ok(Started::Ready(..)) => unreachable!("E4: only a method of one turn is ready at once"),
         Ok(Started::Running(running)) => match desk.host().adopt(desk, entry, running, token) {
             Ok(None) => None,
             Ok(Some(request)) => Some(typed::<M>(request)),
             Err(error) => Some(Err(error)),
         },
         Err(_) => {
-            desk.host().leave(desk, entry, true);
+            desk.host().leave(desk, entry);
             Some(Err(CallError::new(ErrorKind::Panicked, Ran::Yes, chain)))
         }
     };
@@ -223,7 +258,11 @@ impl<M: Method> Future for Call<M> {
 }
 
 impl<M: Method> Drop for Call<M> {
+    #[inline]
     fn drop(&mut self) {
+        if matches!(self.stage, Stage::Over) {
+            return;
+        }
         match std::mem::replace(&mut self.stage, Stage::Over) {
             Stage::AtDesk { desk, token } => {
                 if let Some(current) = current().filter(|current| current.id() == desk) {

@@ -71,7 +71,7 @@ impl<T: Entity> At<T> {
     /// The time of this turn: monotonic, nanoseconds since an origin that only the host knows.
     #[must_use]
     pub fn now(&self) -> Time {
-        desk().host().now()
+        desk().now()
     }
 
     /// When the caller gives up; [`Time::MAX`] where nobody waits.

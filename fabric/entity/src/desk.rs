@@ -24,7 +24,7 @@ use crate::entity::MethodInfo;
 use crate::envelope::{Caller, Head, Request};
 use crate::running::Running;
 use crate::syscall::{Answer, Syscall};
-use crate::tickets::{Made, Tickets, Waiter};
+use crate::tickets::{Tickets, Waiter};
 
 /// A turn's task in its shard's table; [`TurnId::NONE`] for a method of one turn.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -74,7 +74,7 @@ impl Turn {
     };
 }
 
-/// A direct call that was let in, and what to restore when it is over.
+/// A direct call of more than one turn that was let in, and what to restore when it is over.
 #[derive(Debug)]
 pub struct Entry {
     /// The callee's cell.
@@ -87,16 +87,20 @@ pub struct Entry {
 
 /// Whoever runs user code and answers its syscalls: a shard, or a [`Script`](crate::Script).
 pub trait Host {
-    /// The time of this tick.
-    fn now(&self) -> Time;
     /// A random number, not fit for secrets.
     fn random(&self) -> u64;
     /// Which shard this is.
     fn shard(&self) -> ShardId;
-    /// Lets a call run at once, inside its caller's turn, or says `None`: then it is submitted.
+    /// The callee's cell, if a method of one turn may run on it at once, inside its caller's turn.
+    /// Where that is joins the head, as a hint for the next call.
+    fn open(&self, desk: &Desk, head: &mut Head) -> Option<Rc<dyn AnyCell>>;
+    /// A method of one turn that ran directly has panicked. The caller's turn goes on.
+    fn panicked(&self, desk: &Desk, cell: &Rc<dyn AnyCell>, method: &'static MethodInfo);
+    /// Lets a longer call run at once, inside its caller's turn, or says `None`: then it is
+    /// submitted.
     fn enter(&self, desk: &Desk, head: &Head, method: &'static MethodInfo) -> Option<Entry>;
-    /// A direct call of one turn is over. `panicked` says that it panicked.
-    fn leave(&self, desk: &Desk, entry: Entry, panicked: bool);
+    /// A direct call panicked before it could be polled.
+    fn leave(&self, desk: &Desk, entry: Entry);
     /// Polls a direct call once, and parks it if it is not done.
     ///
     /// # Errors
@@ -146,6 +150,9 @@ pub struct Desk {
     outbox: RefCell<Vec<Token>>,
     turn: Cell<Turn>,
     path: RefCell<Path>,
+    now: Cell<Time>,
+    depth: Cell<u32>,
+    budget: Cell<u32>,
     origin: u64,
     serial: Cell<u64>,
 }
@@ -185,6 +192,9 @@ impl Desk {
             outbox: RefCell::default(),
             turn: Cell::new(Turn::NONE),
             path: RefCell::default(),
+            now: Cell::new(Time::ZERO),
+            depth: Cell::new(0),
+            budget: Cell::new(limits::DIRECT_BUDGET),
             origin,
             serial: Cell::new(0),
         })
@@ -201,6 +211,40 @@ impl Desk {
     #[must_use]
     pub fn host(&self) -> &dyn Host {
         &*self.host
+    }
+
+    /// The time of this tick.
+    #[must_use]
+    pub fn now(&self) -> Time {
+        self.now.get()
+    }
+
+    /// A tick begins. Time never goes back for user code, whatever the host's clock does.
+    pub fn set_now(&self, now: Time) {
+        self.now.set(self.now.get().max(now));
+    }
+
+    /// A task or a mailbox begins to run: it may make so many direct calls until it yields.
+    pub fn refill(&self) {
+        self.budget.set(limits::DIRECT_BUDGET);
+    }
+
+    /// Whether the stack and the budget have room for another direct call. If so, it is begun.
+    #[inline]
+    pub fn nest(&self) -> bool {
+        let (depth, budget) = (self.depth.get(), self.budget.get());
+        if depth >= limits::DIRECT_DEPTH_MAX || budget == 0 {
+            return false;
+        }
+        self.depth.set(depth + 1);
+        self.budget.set(budget - 1);
+        true
+    }
+
+    /// A direct call is over.
+    #[inline]
+    pub fn unnest(&self) {
+        self.depth.set(self.depth.get() - 1);
     }
 
     pub(crate) fn id(&self) -> u64 {
@@ -234,7 +278,7 @@ impl Desk {
     pub fn new_chain(&self) -> ChainId {
         let serial = self.serial.get();
         self.serial.set(serial + 1);
-        ChainId::new(self.host.now(), (self.origin << 40) | (serial & ((1 << 40) - 1)))
+        ChainId::new(self.now(), (self.origin << 40) | (serial & ((1 << 40) - 1)))
     }
 
     /// The turn that runs is polled with this waker (its data pointer, as a number).
@@ -243,6 +287,7 @@ impl Desk {
     }
 
     /// Begins a turn on top of the one that runs (**D2**), which is given back.
+    #[inline]
     pub fn begin(&self, id: TurnId, place: Place, deadline: Time, waker: usize) -> Turn {
         let outer = self.turn.get();
         let floor = u32::try_from(self.outbox.borrow().len()).unwrap_or(u32::MAX);
@@ -251,8 +296,12 @@ impl Desk {
     }
 
     /// The turn yields or ends: what it made leaves (**D1**), and `outer` goes on.
+    #[inline]
     pub fn end(&self, outer: Turn) {
-        self.flush();
+        let left = self.turn.get().left as usize;
+        if self.outbox.borrow().len() > left {
+            self.flush();
+        }
         self.turn.set(outer);
     }
 
@@ -286,38 +335,42 @@ impl Desk {
         Ok(token)
     }
 
-    pub(crate) fn amend(&self, token: Token, change: impl FnOnce(&mut Made)) {
-        if let Some(made) = self.tickets.borrow_mut().made(token) {
-            change(made);
+    pub(crate) fn amend(&self, token: Token, change: impl FnOnce(&mut Head)) {
+        if let Some(request) = self.tickets.borrow_mut().made(token) {
+            change(request.head_mut());
         }
     }
 
     /// Everything that was made up to `token` leaves, but for `token` itself, which is given.
-    pub(crate) fn take_made(&self, token: Token) -> Option<Made> {
-        self.tickets.borrow_mut().made(token)?;
+    pub(crate) fn take_made(&self, token: Token) -> Option<Request> {
+        let request = self.tickets.borrow_mut().leave(token)?;
         while let Some(next) = self.next_made() {
             if next == token {
                 break;
             }
             self.let_go(next);
         }
-        self.tickets.borrow_mut().leave(token)
+        Some(request)
+    }
+
+    /// When a call that leaves now is given up.
+    pub(crate) fn deadline(&self, head: &Head) -> Time {
+        let deadline = self.now() + head.timeout.unwrap_or(limits::CALL_TIMEOUT);
+        deadline.min(self.turn.get().deadline)
     }
 
     /// Fills in who waits, for how long, and on whose behalf.
-    pub(crate) fn address(&self, made: &mut Made, token: Option<Token>) {
-        let now = self.host.now();
-        let deadline = now + made.timeout.unwrap_or(limits::CALL_TIMEOUT);
-        let head = made.request.head_mut();
+    pub(crate) fn address(&self, request: &mut Request, token: Option<Token>) {
+        let head = request.head_mut();
         match token {
             Some(token) => {
+                head.deadline = self.deadline(head);
                 head.caller = Caller::Token { shard: self.host.shard(), token };
-                head.deadline = deadline.min(self.turn.get().deadline);
                 head.path = self.path();
             }
             None => {
+                head.deadline = head.timeout.map_or(Time::MAX, |timeout| self.now() + timeout);
                 head.caller = Caller::Nobody;
-                head.deadline = made.timeout.map_or(Time::MAX, |_| deadline);
                 head.path = Path::default();
             }
         }
@@ -327,25 +380,25 @@ impl Desk {
     }
 
     fn let_go(&self, token: Token) {
-        let Some(mut made) = self.tickets.borrow_mut().leave(token) else { return };
-        if made.tell {
+        let Some(request) = self.tickets.borrow_mut().leave(token) else { return };
+        self.send(token, request);
+    }
+
+    fn send(&self, token: Token, mut request: Request) {
+        if request.head().tell {
             self.tickets.borrow_mut().free(token);
-            self.address(&mut made, None);
-            return self.host.submit(self, None, Syscall::Tell(made.request));
+            self.address(&mut request, None);
+            return self.host.submit(self, None, Syscall::Tell(request));
         }
-        self.address(&mut made, Some(token));
-        self.host.submit(self, Some(token), Syscall::Call(made.request));
+        self.address(&mut request, Some(token));
+        self.host.submit(self, Some(token), Syscall::Call(request));
     }
 
     /// The holder of `token` gives it up: a call that has not left leaves now, as a tell.
     pub(crate) fn give_up(&self, token: Token) {
-        self.amend(token, |made| made.tell = true);
+        self.amend(token, |head| head.tell = true);
         match self.take_made(token) {
-            Some(mut made) => {
-                self.tickets.borrow_mut().free(token);
-                self.address(&mut made, None);
-                self.host.submit(self, None, Syscall::Tell(made.request));
-            }
+            Some(request) => self.send(token, request),
             None => {
                 self.host.give_up(self, token);
                 self.tickets.borrow_mut().free(token);

@@ -14,6 +14,7 @@ use std::any::Any;
 use std::cell::RefCell;
 use std::fmt;
 use std::rc::Rc;
+use std::time::Duration;
 
 use epicserver_wire::{CallError, EntityId, Malformed, Path, ShardId, Time, Token, limits};
 
@@ -50,6 +51,10 @@ pub struct Head {
     pub path: Path,
     /// When nobody waits any more.
     pub deadline: Time,
+    /// How long the caller wants to wait, until the call leaves.
+    pub(crate) timeout: Option<Duration>,
+    /// Whether the caller wants no answer.
+    pub(crate) tell: bool,
 }
 
 /// One call of `M`.
@@ -62,17 +67,26 @@ pub struct Envelope<M: Method> {
 impl<M: Method> Envelope<M> {
     /// A call of `target` that has not left yet.
     pub(crate) fn new(target: &Target, args: M::Args) -> Box<Self> {
-        let head = Head {
-            to: target.id().clone(),
-            place: target.place(),
-            caller: Caller::Nobody,
-            path: Path::default(),
-            deadline: Time::MAX,
-        };
         let Some(mut spare) = M::pool().with(Pool::take_envelope) else {
+            let head = Head {
+                to: target.id().clone(),
+                place: target.place(),
+                caller: Caller::Nobody,
+                path: Path::default(),
+                deadline: Time::MAX,
+                timeout: None,
+                tell: false,
+            };
             return Box::new(Self { head, args: Some(args), reply: None });
         };
-        spare.head = head;
+        // The rest of the head is written when the call leaves, unless it runs directly.
+        // A spare of the last call to the same entity still knows where that was.
+        if spare.head.to != *target.id() {
+            spare.head.to = target.id().clone();
+            spare.head.place = target.place();
+        }
+        spare.head.timeout = None;
+        spare.head.tell = false;
         spare.args = Some(args);
         spare
     }
@@ -104,8 +118,10 @@ impl<M: Method> Envelope<M> {
 
     #[inline]
     pub(crate) fn recycle(mut self: Box<Self>) {
-        self.args = None;
-        self.reply = None;
+        if self.args.is_some() || self.reply.is_some() {
+            self.args = None;
+            self.reply = None;
+        }
         M::pool().with(|pool| pool.keep_envelope(self));
     }
 }
@@ -244,13 +260,10 @@ impl Request {
     }
 
     /// The call of `M` that this is.
-    pub(crate) fn typed<M: Method>(self) -> Result<Box<Envelope<M>>, Self> {
-        if self.method().id != M::ID {
-            return Err(self);
-        }
+    #[inline]
+    pub(crate) fn typed<M: Method>(self) -> Option<Box<Envelope<M>>> {
         let any: Box<dyn Any> = self.0;
-        // Ids of registered methods are unique, but those of unregistered ones may collide.
-        Ok(any.downcast().unwrap_or_else(|_| panic!("E4: two methods have the id {:?}", M::ID)))
+        any.downcast().ok()
     }
 
     /// What it carries beside its arguments.

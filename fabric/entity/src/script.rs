@@ -24,7 +24,7 @@ use epicserver_wire::{
     CallError, ChainId, ErrorKind, IntoKey, Path, Ran, SectionId, ShardId, Time, Token,
 };
 
-use crate::cell::{Place, StateCell};
+use crate::cell::{AnyCell, Place, StateCell};
 use crate::desk::{Desk, Entry, Host, TurnId};
 use crate::entity::{Entity, MethodInfo, entity_id};
 use crate::envelope::{Head, Request};
@@ -87,7 +87,6 @@ struct Task {
 
 #[derive(Default)]
 struct ScriptHost {
-    now: Cell<Time>,
     random: Cell<u64>,
     asked: RefCell<VecDeque<Asked>>,
     spawned: RefCell<Vec<Box<dyn Running>>>,
@@ -111,10 +110,6 @@ impl ScriptHost {
 }
 
 impl Host for ScriptHost {
-    fn now(&self) -> Time {
-        self.now.get()
-    }
-
     fn random(&self) -> u64 {
         // Knuth's MMIX generator: any fixed sequence serves.
         let next = self.random.get().wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
@@ -130,7 +125,13 @@ impl Host for ScriptHost {
         None
     }
 
-    fn leave(&self, _: &Desk, _: Entry, _: bool) {}
+    fn open(&self, _: &Desk, _: &mut Head) -> Option<Rc<dyn AnyCell>> {
+        None
+    }
+
+    fn panicked(&self, _: &Desk, _: &Rc<dyn AnyCell>, _: &'static MethodInfo) {}
+
+    fn leave(&self, _: &Desk, _: Entry) {}
 
     fn adopt(
         &self,
@@ -339,7 +340,7 @@ impl<T: Entity> Script<T> {
     /// Answers any syscall with `answer`: [`Answer::Done`] for a sleep that is over.
     pub fn complete(&mut self, asked: Asked, answer: Answer) {
         if let Syscall::Sleep { until } = asked.syscall {
-            self.host.now.set(self.host.now.get().max(until));
+            self.desk.set_now(until);
         }
         self.answer(asked, answer);
     }
@@ -353,7 +354,7 @@ impl<T: Entity> Script<T> {
 
     /// Lets time pass.
     pub fn advance(&mut self, duration: Duration) {
-        self.host.now.set(self.host.now.get() + duration);
+        self.desk.set_now(self.desk.now() + duration);
     }
 
     /// What `run` returned, if it has.

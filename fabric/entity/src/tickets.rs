@@ -10,7 +10,6 @@
 use std::fmt;
 use std::sync::Arc;
 use std::task::Waker;
-use std::time::Duration;
 
 use epicserver_wire::{Token, limits};
 
@@ -43,18 +42,11 @@ impl fmt::Debug for Waiter {
     }
 }
 
-/// A call that was made and has not left yet.
-#[derive(Debug)]
-pub(crate) struct Made {
-    pub(crate) request: Request,
-    pub(crate) timeout: Option<Duration>,
-    pub(crate) tell: bool,
-}
-
 #[derive(Debug)]
 enum State {
     Free { next: u32 },
-    Made(Made),
+    /// A call that has not left yet.
+    Made(Request),
     Sent,
     Answered(Answer),
 }
@@ -113,8 +105,7 @@ impl Tickets {
         if self.out >= limits::TOKENS_MAX {
             return Err(request);
         }
-        let made = Made { request, timeout: None, tell: false };
-        Ok(self.insert(State::Made(made), false).expect("C2: there is room"))
+        Ok(self.insert(State::Made(request), false).expect("C2: there is room"))
     }
 
     /// A token for a syscall that leaves now; `None` if the table is full (**C2**).
@@ -128,7 +119,7 @@ impl Tickets {
         (valid && !matches!(ticket.state, State::Free { .. })).then_some(ticket)
     }
 
-    pub(crate) fn made(&mut self, token: Token) -> Option<&mut Made> {
+    pub(crate) fn made(&mut self, token: Token) -> Option<&mut Request> {
         match &mut self.get(token)?.state {
             State::Made(made) => Some(made),
             State::Free { .. } | State::Sent | State::Answered(_) => None,
@@ -136,14 +127,14 @@ impl Tickets {
     }
 
     /// Takes the call of `token` out, if it has not left: from now on the token waits.
-    pub(crate) fn leave(&mut self, token: Token) -> Option<Made> {
+    pub(crate) fn leave(&mut self, token: Token) -> Option<Request> {
         let ticket = self.get(token)?;
+        if !matches!(ticket.state, State::Made(_)) {
+            return None;
+        }
         match std::mem::replace(&mut ticket.state, State::Sent) {
-            State::Made(made) => Some(made),
-            other => {
-                ticket.state = other;
-                None
-            }
+            State::Made(request) => Some(request),
+            State::Free { .. } | State::Sent | State::Answered(_) => None,
         }
     }
 
@@ -205,7 +196,9 @@ impl Tickets {
         let Some(ticket) = self.get(token) else { return };
         ticket.generation = ticket.generation.wrapping_add(1);
         ticket.state = State::Free { next: free };
-        ticket.waiter = Waiter::Nobody;
+        if !matches!(ticket.waiter, Waiter::Nobody) {
+            ticket.waiter = Waiter::Nobody;
+        }
         self.free = token.index();
         self.out -= 1;
     }

@@ -128,7 +128,8 @@ impl Parse for Function {
         let TokenTree::Group(body) = input.parse()? else {
             return Err(input.error("expected the body of a function"));
         };
-        if body.delimiter() != Delimiter::Brace {
+        // A body that came through a `macro_rules!` fragment has invisible delimiters.
+        if !matches!(body.delimiter(), Delimiter::Brace | Delimiter::None) {
             return Err(Error::new(body.span(), "expected the body of a function"));
         }
         let (markers, attrs) = attrs.into_iter().partition(is_marker);

@@ -14,10 +14,10 @@ use crate::options::{Attribute, Errors, default_home, home, serde_derives, value
 use crate::stored;
 use crate::types::attributes_called;
 
-const ENTITY: Attribute = Attribute {
-    name: "entity",
-    options: &["key", "name", "class", "group", "idle", "serde", "crate"],
-};
+/// The options of `#[entity]` on a type.
+pub(crate) const OPTIONS: &[&str] = &["key", "name", "class", "group", "idle", "serde", "crate"];
+
+const ENTITY: Attribute = Attribute { name: "entity", options: OPTIONS };
 
 struct Options {
     home: Path,

@@ -177,7 +177,7 @@ fn hook<'a>(
                 "deactivate" => "`fn leave(&mut self)` or `fn leave(&mut self, at: At<Self>)`",
                 _memory => "`fn heap_bytes(&self) -> usize`",
             };
-            let text = format!("not the form of an `#[{name}]` hook: write {forms}");
+            let text = format!("this is not what `#[{name}]` marks: write {forms}");
             Err(Error::new_spanned(signature, text))
         }
     }

@@ -15,18 +15,25 @@ use syn::spanned::Spanned;
 use syn::{Attribute, Error, Ident, Path, PathArguments, Result};
 
 use crate::block::Block;
+use crate::definition;
 use crate::hooks::Hooks;
 use crate::options::{self, Errors, default_home, home};
 use crate::signature::{Method, Mode};
 use crate::types::{attributes_called, last_segment, shown};
 
-const ENTITY: options::Attribute = options::Attribute { name: "entity", options: &["crate"] };
+const ENTITY: options::Attribute =
+    options::Attribute { name: "entity", options: definition::OPTIONS };
 
 /// Expands `#[entity]` on `block`.
 pub(crate) fn expand(options: TokenStream, block: &Block) -> TokenStream {
     let mut errors = Errors::default();
     let mut path = default_home();
     let set = |name: &Ident, input: ParseStream<'_>| {
+        if name != "crate" {
+            let text =
+                format!("`{name}` belongs to the `#[entity]` above the definition of the type");
+            return Err(Error::new_spanned(name, text));
+        }
         path = home(name, input)?;
         Ok(())
     };
@@ -179,7 +186,8 @@ impl Generated {
             }
 
             #(#cfgs)*
-            #[allow(dead_code, private_interfaces, clippy::all, clippy::pedantic, clippy::nursery)]
+            #[allow(dead_code, private_interfaces, rustdoc::broken_intra_doc_links)]
+            #[allow(clippy::all, clippy::pedantic, clippy::nursery)]
             impl #calls {
                 #(#methods)*
             }
@@ -213,6 +221,8 @@ impl Generated {
         let (cfgs, marker, reply) = (self.cfgs(method), self.marker(method), &method.reply);
         let name = method.name.unraw().to_string();
         let types = method.arguments.iter().map(|argument| &argument.ty);
+        // An argument that is no message is shown where the arguments are written.
+        let arguments = quote_spanned!(generated(method.place)=> (#(#types,)*));
         let mode = match method.mode {
             Mode::Turn => quote!(Turn),
             Mode::Shared => quote!(Shared),
@@ -226,7 +236,7 @@ impl Generated {
             #[allow(deprecated, clippy::all, clippy::pedantic, clippy::nursery)]
             impl #home::Method for #marker {
                 type Entity = #own;
-                type Args = (#(#types,)*);
+                type Args = #arguments;
                 type Reply = #reply;
                 type Output = #output;
                 const NAME: &'static str = #name;

@@ -45,6 +45,8 @@ pub(crate) struct Method {
     /// Whether it takes `at: At<Self>`.
     pub(crate) takes_at: bool,
     pub(crate) arguments: Vec<Argument>,
+    /// Where they are written.
+    pub(crate) place: Span,
     /// What its body returns.
     pub(crate) reply: TokenStream,
     /// Whether that is a `Result`, which its caller gets as it is.
@@ -100,6 +102,7 @@ impl Method {
             mode,
             takes_at,
             arguments,
+            place: signature.paren_token.span.join(),
             reply,
             is_result,
         }))

@@ -3,7 +3,7 @@
 //! # Not here
 //! What a name stands for: macros see text, not meaning.
 
-use proc_macro2::{Group, TokenStream, TokenTree};
+use proc_macro2::{Group, Span, TokenStream, TokenTree};
 use quote::{ToTokens, quote};
 use syn::visit::{self, Visit};
 use syn::{Attribute, Lifetime, PathSegment, Type, TypeImplTrait, TypeReference};
@@ -36,8 +36,10 @@ fn replaced(token: TokenTree, own: &TokenStream) -> TokenStream {
     if !matches!(&token, TokenTree::Ident(ident) if ident == "Self") {
         return token.into();
     }
+    // At the place of `Self`, but not as if the user had written it: lints would ask for `Self`.
+    let span = token.span().resolved_at(Span::call_site());
     let at_span = |mut own: TokenTree| {
-        own.set_span(token.span());
+        own.set_span(span);
         own
     };
     own.clone().into_iter().map(at_span).collect()

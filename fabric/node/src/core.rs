@@ -14,7 +14,7 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 
 use epicserver_entity::{
-    Answer, AnyCell, Caller, Desk, Entry, Head, Host, MethodInfo, Mode, Request, Running, Syscall, TurnId,
+    Answer, AnyCell, Caller, Desk, Entry, Head, Host, MethodInfo, Mode, Place, Request, Running, Syscall, TurnId,
     Waiter,
 };
 use epicserver_proto::wheel::{TimerId, Wheel};
@@ -100,8 +100,7 @@ pub(crate) struct Core {
     notes: RefCell<Vec<Note>>,
     effects: RefCell<Vec<Effect>>,
     unsent: RefCell<Vec<u32>>,
-    depth: Cell<u32>,
-    pub(crate) budget: Cell<u32>,
+    direct: Cell<u64>,
     pub(crate) counters: Cell<Counters>,
 }
 
@@ -123,8 +122,7 @@ impl Core {
             notes: RefCell::default(),
             effects: RefCell::default(),
             unsent: RefCell::new(vec![0; usize::from(config.shards)]),
-            depth: Cell::new(0),
-            budget: Cell::new(limits::DIRECT_BUDGET),
+            direct: Cell::new(0),
             counters: Cell::default(),
             config,
         }
@@ -137,7 +135,7 @@ impl Core {
     }
 
     pub(crate) fn counters(&self) -> Counters {
-        self.counters.get()
+        Counters { direct: self.direct.get(), ..self.counters.get() }
     }
 
     pub(crate) fn activations(&self) -> (u32, u64) {
@@ -145,9 +143,9 @@ impl Core {
         (table.len(), table.bytes())
     }
 
-    pub(crate) fn set_now(&self, now: Time) {
-        // Time never goes back for user code, whatever the host's clock does.
-        self.now.set(self.now.get().max(now));
+    pub(crate) fn set_now(&self, desk: &Desk, now: Time) {
+        desk.set_now(now);
+        self.now.set(desk.now());
     }
 
     pub(crate) fn time(&self) -> Time {
@@ -420,7 +418,7 @@ impl Core {
     /// Does the next thing that is ready. Says whether there was one.
     pub(crate) fn step(&self, desk: &Desk) -> bool {
         let Some(ready) = self.ready.borrow_mut().pop_front() else { return false };
-        self.budget.set(limits::DIRECT_BUDGET);
+        desk.refill();
         match ready {
             Ready::Turn(turn) => self.resume(desk, turn),
             Ready::Mail(place) => self.pump(desk, place),
@@ -478,10 +476,6 @@ impl Core {
 }
 
 impl Host for Core {
-    fn now(&self) -> Time {
-        self.now.get()
-    }
-
     fn random(&self) -> u64 {
         // SplitMix64 (Steele, Lea, Flood 2014).
         let state = self.random.get().wrapping_add(0x9e37_79b9_7f4a_7c15);
@@ -496,48 +490,61 @@ impl Host for Core {
     }
 
     #[inline]
-    fn enter(&self, desk: &Desk, head: &Head, method: &'static MethodInfo) -> Option<Entry> {
-        let (depth, budget) = (self.depth.get(), self.budget.get());
-        if !self.config.direct || depth >= limits::DIRECT_DEPTH_MAX || budget == 0 {
+    fn open(&self, desk: &Desk, head: &mut Head) -> Option<Rc<dyn AnyCell>> {
+        if !self.config.direct {
             return None;
         }
         let place = self.place_here(desk, head)?;
-        if !self.table.borrow().is_open(place, method.mode == Mode::Exclusive) {
+        head.place = Place::new(place);
+        let mut table = self.table.borrow_mut();
+        if !table.is_open(place, false) {
             return None;
         }
-        let (turn, path) = match method.mode {
-            Mode::Turn => (None, None),
-            Mode::Shared | Mode::Exclusive => {
-                let (turn, path) = self.open(place, head, method)?;
-                (Some(turn), path)
-            }
+        let newly = table.touch(place, self.now.get());
+        let cell = Rc::clone(table.state(place)?);
+        drop(table);
+        self.direct.set(self.direct.get() + 1);
+        if newly {
+            self.measure(place, &cell);
+        }
+        Some(cell)
+    }
+
+    fn panicked(&self, desk: &Desk, cell: &Rc<dyn AnyCell>, method: &'static MethodInfo) {
+        self.reset(desk, cell.place().index(), Some(method));
+    }
+
+    fn enter(&self, desk: &Desk, head: &Head, method: &'static MethodInfo) -> Option<Entry> {
+        if !self.config.direct {
+            return None;
+        }
+        let place = self.place_here(desk, head)?;
+        if !self.table.borrow().is_open(place, method.mode == Mode::Exclusive) || !desk.nest() {
+            return None;
+        }
+        let opened = self.open_turn(place, head, method);
+        let cell = self.table.borrow().state(place).map(Rc::clone);
+        let (Some((turn, path)), Some(cell)) = (opened, cell) else {
+            desk.unnest();
+            return None;
         };
-        let cell = Rc::clone(self.table.borrow().state(place)?);
         self.used(place, &cell);
-        self.depth.set(depth + 1);
-        self.budget.set(budget - 1);
-        self.count(|c| c.direct += 1);
+        self.direct.set(self.direct.get() + 1);
         let path = path.unwrap_or_else(|| head.path.clone());
         let outer_path = Some(desk.set_path(path));
-        let id = turn.map_or(TurnId::NONE, TurnId::new);
-        let outer = desk.begin(id, epicserver_entity::Place::new(place), head.deadline, 0);
+        let outer = desk.begin(TurnId::new(turn), Place::new(place), head.deadline, 0);
         Some(Entry { cell, outer, outer_path })
     }
 
-    #[inline]
-    fn leave(&self, desk: &Desk, entry: Entry, panicked: bool) {
+    fn leave(&self, desk: &Desk, entry: Entry) {
         let turn = desk.turn();
         desk.end(entry.outer);
         if let Some(path) = entry.outer_path {
             drop(desk.set_path(path));
         }
-        self.depth.set(self.depth.get() - 1);
-        if panicked {
-            if turn.id != TurnId::NONE {
-                self.close_turn(desk, turn.id.index());
-            }
-            self.reset(desk, turn.place.index(), None);
-        }
+        desk.unnest();
+        self.close_turn(desk, turn.id.index());
+        self.reset(desk, turn.place.index(), None);
     }
 
     fn adopt(
@@ -547,9 +554,8 @@ impl Host for Core {
         running: Box<dyn Running>,
         token: Token,
     ) -> Result<Option<Request>, CallError> {
-        let depth = self.depth.get() - 1;
         let outcome = self.first_poll(desk, entry, running, token);
-        self.depth.set(depth);
+        desk.unnest();
         outcome
     }
 

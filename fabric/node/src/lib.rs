@@ -162,7 +162,7 @@ impl Shard {
     /// Something happened.
     pub fn handle(&mut self, now: Time, event: Event, out: &mut Vec<Effect>) {
         let _on = self.desk.enter();
-        self.core.set_now(now);
+        self.core.set_now(&self.desk, now);
         match event {
             Event::Message(Message::Call(request)) => self.core.arrive(&self.desk, request),
             Event::Message(Message::Reply { token, answer })
@@ -181,7 +181,7 @@ impl Shard {
     /// is ready.
     pub fn run(&mut self, now: Time, steps: u32, out: &mut Vec<Effect>) -> bool {
         let _on = self.desk.enter();
-        self.core.set_now(now);
+        self.core.set_now(&self.desk, now);
         self.core.fire(&self.desk);
         for _ in 0..steps {
             if !self.core.step(&self.desk) {

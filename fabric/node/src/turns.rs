@@ -80,7 +80,7 @@ impl Core {
     }
 
     /// Opens a turn for a call. `None` if there is no room for one.
-    pub(crate) fn open(
+    pub(crate) fn open_turn(
         &self,
         place: u32,
         head: &Head,
@@ -133,9 +133,14 @@ impl Core {
     #[inline]
     pub(crate) fn used(&self, place: u32, cell: &Rc<dyn AnyCell>) {
         if self.table.borrow_mut().touch(place, self.time()) {
-            let bytes = Self::bytes_of(cell);
-            self.table.borrow_mut().resize(place, bytes);
+            self.measure(place, cell);
         }
+    }
+
+    /// The budget counts what the activation takes now.
+    pub(crate) fn measure(&self, place: u32, cell: &Rc<dyn AnyCell>) {
+        let bytes = Self::bytes_of(cell);
+        self.table.borrow_mut().resize(place, bytes);
     }
 
     /// Starts a method that was admitted.
@@ -151,7 +156,7 @@ impl Core {
         match request.method().mode {
             Mode::Turn => self.start_turn(desk, place, cell, request),
             Mode::Shared | Mode::Exclusive => {
-                match self.open(place, request.head(), request.method()) {
+                match self.open_turn(place, request.head(), request.method()) {
                     Some((turn, _)) => self.start_task(desk, turn, cell, request),
                     None => self.refuse(desk, request, ErrorKind::Overloaded),
                 }

@@ -166,6 +166,7 @@ impl<S, W: Waiting> Activations<S, W> {
     }
 
     /// Where the activation of `id` is; `hint` is looked at first.
+    #[inline]
     #[must_use]
     pub fn find(
         &self,

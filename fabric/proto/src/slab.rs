@@ -41,10 +41,12 @@ impl<T> Slab<T> {
         self.len == 0
     }
 
+    #[inline]
     fn entry(&self, index: u32) -> Option<&Entry<T>> {
         self.chunks.get(index as usize / CHUNK)?.get(index as usize % CHUNK)
     }
 
+    #[inline]
     fn entry_mut(&mut self, index: u32) -> Option<&mut Entry<T>> {
         self.chunks.get_mut(index as usize / CHUNK)?.get_mut(index as usize % CHUNK)
     }
@@ -77,6 +79,7 @@ impl<T> Slab<T> {
     }
 
     /// The value at `index`.
+    #[inline]
     #[must_use]
     pub fn get(&self, index: u32) -> Option<&T> {
         match self.entry(index)? {
@@ -86,6 +89,7 @@ impl<T> Slab<T> {
     }
 
     /// The value at `index`.
+    #[inline]
     pub fn get_mut(&mut self, index: u32) -> Option<&mut T> {
         match self.entry_mut(index)? {
             Entry::Used(value) => Some(value),

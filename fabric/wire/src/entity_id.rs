@@ -160,6 +160,7 @@ impl EntityId {
 }
 
 impl PartialEq for EntityId {
+    #[inline]
     fn eq(&self, other: &Self) -> bool {
         self.hash == other.hash
             && self.type_id == other.type_id

@@ -61,6 +61,7 @@ enum Bytes {
 }
 
 impl PartialEq for Bytes {
+    #[inline]
     fn eq(&self, other: &Self) -> bool {
         match (self, other) {
             // The unused tail is always zero, so the whole array compares.

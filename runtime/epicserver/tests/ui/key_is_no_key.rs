@@ -5,14 +5,6 @@ use epicserver::prelude::*;
 pub struct Player;
 
 #[entity]
-impl Player {
-    pub fn score(&self) -> u32 {
-        1
-    }
-}
-
-async fn the_rest_counts(pool: Pool) -> Result<u32> {
-    pool.get::<Player>(vec![1]).score().await
-}
+impl Player {}
 
 fn main() {}
