@@ -44,7 +44,9 @@ impl fmt::Debug for Waiter {
 
 #[derive(Debug)]
 enum State {
-    Free { next: u32 },
+    Free {
+        next: u32,
+    },
     /// A call that has not left yet.
     Made(Request),
     Sent,

@@ -11,6 +11,7 @@ use syn::{Attribute, Error, FnArg, Ident, LitInt, Path, Result, Token, Type, par
 
 use crate::block::Function;
 use crate::options::{self, Errors, default_home, home, value};
+use crate::types::attributes_called;
 
 const MAIN: options::Attribute =
     options::Attribute { name: "epicserver::main", options: &["entities", "crate"] };
@@ -126,9 +127,11 @@ pub(crate) fn expand_main(options: TokenStream, function: &Function) -> TokenStr
     }
     let (home, register, setup) = (read.home(), read.register(), setup(function));
     let (outside, inside) = if is_main { (None, Some(function)) } else { (Some(function), None) };
+    let cfgs = attributes_called(&function.attrs, &["cfg"]);
     quote! {
         #outside
 
+        #(#cfgs)*
         fn main() -> ::std::process::ExitCode {
             #inside
 

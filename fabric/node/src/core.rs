@@ -14,14 +14,12 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 
 use epicserver_entity::{
-    Answer, AnyCell, Caller, Desk, Entry, Head, Host, MethodInfo, Mode, Place, Request, Running, Syscall, TurnId,
-    Waiter,
+    Answer, AnyCell, Caller, Desk, Entry, Head, Host, MethodInfo, Mode, Place, Request, Running,
+    Syscall, TurnId, Waiter,
 };
 use epicserver_proto::wheel::{TimerId, Wheel};
 use epicserver_proto::{Activations, Admission, Waiting};
-use epicserver_wire::{
-    CallError, ErrorKind, Path, Progress, Ran, ShardId, Time, Token, limits,
-};
+use epicserver_wire::{CallError, ErrorKind, Path, Progress, Ran, ShardId, Time, Token, limits};
 
 use crate::named::Named;
 use crate::turns::Task;
@@ -611,7 +609,8 @@ impl Core {
     /// Where the callee is active, if it is on this shard; it is made active if that needs no wait.
     #[inline]
     fn place_here(&self, desk: &Desk, head: &Head) -> Option<u32> {
-        let found = self.table.borrow().find(&head.to, head.place.index(), |cell, id| cell.id() == id);
+        let found =
+            self.table.borrow().find(&head.to, head.place.index(), |cell, id| cell.id() == id);
         if found.is_some() {
             return found;
         }

@@ -109,7 +109,14 @@ impl Core {
         }
     }
 
-    fn lock_granted(&self, desk: &Desk, place: u32, name: &'static str, turn: u32, token: Token) -> bool {
+    fn lock_granted(
+        &self,
+        desk: &Desk,
+        place: u32,
+        name: &'static str,
+        turn: u32,
+        token: Token,
+    ) -> bool {
         let Some(section) = self.granted(desk, turn, token, false) else { return false };
         let path = self.table.borrow().path_of(turn).cloned().unwrap_or_default();
         if let Some(lock) = self.named.borrow_mut().locks.get_mut(&(place, name)) {

@@ -36,7 +36,9 @@ pub struct RootTask(Box<dyn FnOnce() -> Started + Send>);
 
 impl RootTask {
     /// The task that `make` gives.
-    pub fn new<F: Future<Output = ()> + 'static>(make: impl FnOnce() -> F + Send + 'static) -> Self {
+    pub fn new<F: Future<Output = ()> + 'static>(
+        make: impl FnOnce() -> F + Send + 'static,
+    ) -> Self {
         Self(Box::new(move || Box::pin(make())))
     }
 

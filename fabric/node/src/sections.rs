@@ -80,7 +80,13 @@ impl Core {
     }
 
     /// Gives the turn a section, and tells it. If it has given up, the section ends at once.
-    pub(crate) fn granted(&self, desk: &Desk, turn: u32, token: Token, hold: bool) -> Option<SectionId> {
+    pub(crate) fn granted(
+        &self,
+        desk: &Desk,
+        turn: u32,
+        token: Token,
+        hold: bool,
+    ) -> Option<SectionId> {
         if !desk.tickets().borrow_mut().waits(token) {
             return None;
         }

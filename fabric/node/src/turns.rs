@@ -63,7 +63,12 @@ impl Core {
         tasks[index] = Some(task);
     }
 
-    fn new_task(&self, caller: Caller, deadline: Time, method: Option<&'static MethodInfo>) -> Task {
+    fn new_task(
+        &self,
+        caller: Caller,
+        deadline: Time,
+        method: Option<&'static MethodInfo>,
+    ) -> Task {
         Task {
             running: None,
             caller,
@@ -102,7 +107,12 @@ impl Core {
     }
 
     /// Adds a task that serves no call.
-    pub(crate) fn add_task(&self, place: u32, path: Path, running: Box<dyn Running>) -> Option<u32> {
+    pub(crate) fn add_task(
+        &self,
+        place: u32,
+        path: Path,
+        running: Box<dyn Running>,
+    ) -> Option<u32> {
         let turn = self.table.borrow_mut().begin(place, path).ok()?;
         let mut task = self.new_task(Caller::Nobody, Time::MAX, None);
         task.running = Some(running);

@@ -55,8 +55,11 @@ impl Wakers {
         let index = turn as usize;
         while self.wakers.len() <= index {
             let turn = TurnId::new(u32::try_from(self.wakers.len()).unwrap_or(u32::MAX));
-            let waker =
-                Arc::new(TurnWaker { turn, woken: AtomicBool::new(false), sink: self.sink.clone() });
+            let waker = Arc::new(TurnWaker {
+                turn,
+                woken: AtomicBool::new(false),
+                sink: self.sink.clone(),
+            });
             self.wakers.push((Arc::clone(&waker), Waker::from(waker)));
         }
         let (state, waker) = &mut self.wakers[index];

@@ -46,7 +46,7 @@ mod program;
 
 pub use client::Client;
 pub use epicserver_entity::{
-    Answer, Asked, Ask, At, Call, Cx, Event, Interval, Lock, LockGuard, Message, Pool, Queue, Ref,
+    Answer, Ask, Asked, At, Call, Cx, Event, Interval, Lock, LockGuard, Message, Pool, Queue, Ref,
     Registry, RegistryError, Request, Run, Script, Syscall,
 };
 pub use epicserver_macros::{activate, deactivate, entity, exclusive, main, memory, message, test};

@@ -294,7 +294,7 @@ fn in_a_function() {
 }
 
 fn main() {
-    use epicserver::{Entity, EntityType, Mode};
+    use epicserver::__private::{Entity, EntityType, Mode};
 
     drop(calls(epicserver::Pool::new()));
     drop(game::use_hidden(epicserver::Pool::new()));

@@ -117,7 +117,7 @@ impl Missing {
 }
 
 fn main() {
-    use epicserver::Entity;
+    use epicserver::__private::Entity;
 
     assert_eq!(Fallible::METHODS.len(), 1);
     assert_eq!(Fallible { value: 1 }.heap_bytes(), 8);

@@ -3,7 +3,7 @@
 #![deny(warnings, missing_debug_implementations, unreachable_pub)]
 
 use epicserver::prelude::*;
-use epicserver::{Coded, Message, Method};
+use epicserver::__private::{Coded, Message, Method};
 
 /// An error of the user's own.
 #[message]
