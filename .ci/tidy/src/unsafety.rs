@@ -32,7 +32,11 @@ fn check_file(path: &str, text: &str) -> Vec<Finding> {
     let allowed = ALLOWED.iter().any(|place| path.starts_with(place));
     let mut findings = Vec::new();
     for (at, line) in source.lines.iter().enumerate() {
-        if !has_word(&line.code, "unsafe") {
+        if path.contains("/tests/ui/") || !has_word(&line.code, "unsafe") {
+            continue;
+        }
+        // A macro that reads signatures has to name the word that it refuses.
+        if line.code.contains("Token![unsafe]") {
             continue;
         }
         if !allowed {

@@ -16,6 +16,7 @@ const BOXED_OPS: u32 = 20_000;
 /// Idle actors whose memory is taken together.
 const IDLE: u64 = 100_000;
 
+#[expect(clippy::too_many_lines, reason = "a table, one entry a case")]
 pub(crate) fn cases() -> Vec<Case> {
     vec![
         Case {

@@ -87,10 +87,10 @@ impl<R> Future for Ask<R> {
         }
         let Poll::Ready(answer) = desk.poll_answer(token, cx) else { return Poll::Pending };
         self.stage = Stage::Over;
-        Poll::Ready(match answer {
-            Answer::Failed(error) => Err(error),
-            answer => (self.read)(answer).ok_or_else(|| failed(ErrorKind::Malformed, Ran::Yes)),
-        })
+        if let Answer::Failed(error) = answer {
+            return Poll::Ready(Err(error));
+        }
+        Poll::Ready((self.read)(answer).ok_or_else(|| failed(ErrorKind::Malformed, Ran::Yes)))
     }
 }
 

@@ -1,8 +1,8 @@
 //! Calls: made by a method of a reference, recorded at once, redeemed by `.await`.
 //!
 //! # Invariants
-//! - **C1** A call ends in one outcome, or is dropped.
-//! - **I5** Errors inside a reply are crossed where the reply is handed over, here.
+//! - **C3** A call ends in one outcome, or is dropped.
+//! - **C4** (I5) Errors inside a reply are crossed where the reply is handed over, here.
 //!
 //! # Not here
 //! Where the callee is, and whether it may run now.

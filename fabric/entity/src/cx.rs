@@ -1,7 +1,7 @@
 //! What a method is given of its entity: [`At`] for any method, [`Cx`] for one that interleaves.
 //!
 //! # Invariants
-//! - **E2** State is reached by `with` (a synchronous closure, so that no borrow can outlive the
+//! - **X1** State is reached by `with` (a synchronous closure, so that no borrow can outlive the
 //!   turn) or in an exclusive section.
 //!
 //! # Not here
@@ -95,17 +95,15 @@ impl<T: Entity> At<T> {
     /// Random bytes from the operating system, fit for secrets.
     pub fn random_bytes(&self, len: usize) -> Ask<Vec<u8>> {
         let len = len.min(limits::RANDOM_BYTES_MAX);
-        Ask::new(Syscall::Random { len }, |answer| match answer {
-            Answer::Bytes(bytes) => Some(bytes),
-            _other => None,
+        Ask::new(Syscall::Random { len }, |answer| {
+            if let Answer::Bytes(bytes) = answer { Some(bytes) } else { None }
         })
     }
 
     /// The wall clock: the time since 1970-01-01 UTC.
     pub fn wall_clock(&self) -> Ask<Duration> {
-        Ask::new(Syscall::Now, |answer| match answer {
-            Answer::Wall(nanos) => Some(Duration::from_nanos(nanos)),
-            _other => None,
+        Ask::new(Syscall::Now, |answer| {
+            if let Answer::Wall(nanos) = answer { Some(Duration::from_nanos(nanos)) } else { None }
         })
     }
 

@@ -134,7 +134,6 @@ impl<M: Method> fmt::Debug for Envelope<M> {
 
 /// What is kept for reuse of one method on one thread. Bounded by [`limits::POOL_MAX`].
 pub struct Pool<M: Method> {
-    #[expect(clippy::vec_box, reason = "the boxes are what is reused")]
     envelopes: RefCell<Vec<Box<Envelope<M>>>>,
     slots: RefCell<Vec<Box<dyn Any>>>,
 }

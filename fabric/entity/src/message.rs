@@ -1,7 +1,7 @@
 //! Messages: what arguments, replies and errors have to be.
 //!
 //! # Invariants
-//! - **I5** `crossed` reaches every [`CallError`] inside a message, so that none that arrives with
+//! - **M1** `crossed` reaches every [`CallError`] inside a message, so that none that arrives with
 //!   a reply says that the handler did not run.
 //!
 //! # Not here
@@ -51,7 +51,7 @@ where
 )]
 pub trait Message: Coded + Send + 'static {
     /// Called when the value is handed to a caller as a reply: each error inside is turned into
-    /// one whose handler ran (**I5**). `#[message]` writes it.
+    /// one whose handler ran (I5). `#[message]` writes it.
     fn crossed(&mut self) {}
 }
 

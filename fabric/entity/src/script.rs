@@ -50,21 +50,19 @@ impl Asked {
     /// If the syscall is neither a call nor a tell.
     #[must_use]
     pub fn call(&self) -> &Request {
-        match &self.syscall {
-            Syscall::Call(request) | Syscall::Tell(request) => request,
-            other => panic!("expected a call, got {other:?}"),
-        }
+        let (Syscall::Call(request) | Syscall::Tell(request)) = &self.syscall else {
+            panic!("expected a call, got {:?}", self.syscall)
+        };
+        request
     }
 
     /// Whether this is a call of `method` (its name) of `entity`.
     #[must_use]
     pub fn is_call<T: Entity>(&self, entity: &Ref<T>, method: &str) -> bool {
-        match &self.syscall {
-            Syscall::Call(request) | Syscall::Tell(request) => {
-                request.to() == Ref::id(entity) && request.method().name == method
-            }
-            _other => false,
-        }
+        let (Syscall::Call(request) | Syscall::Tell(request)) = &self.syscall else {
+            return false;
+        };
+        request.to() == Ref::id(entity) && request.method().name == method
     }
 
     /// Which of the started methods asked, counted from 0 in the order of starting.
@@ -210,7 +208,8 @@ impl<T: Entity> Script<T> {
         let guard = desk.enter();
         match T::activate(At::new(Rc::clone(&cell))) {
             Activation::Ready(state) => cell.set_state(state),
-            other => panic!("the activate hook of {} gave {other:?}", T::NAME),
+            Activation::Running(_) => panic!("the activate hook of {} waits", T::NAME),
+            Activation::Failed(_) => panic!("the activate hook of {} failed", T::NAME),
         }
         drop(guard);
         Self { cell, host, desk, tasks: Vec::new(), entity: PhantomData }

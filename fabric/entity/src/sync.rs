@@ -50,10 +50,7 @@ impl Lock {
 
 /// The guard of a section that was granted.
 pub(crate) fn guard(answer: Answer) -> Option<LockGuard> {
-    match answer {
-        Answer::Section(section) => Some(LockGuard { section }),
-        _other => None,
-    }
+    if let Answer::Section(section) = answer { Some(LockGuard { section }) } else { None }
 }
 
 /// A lock that is held until this is dropped.
@@ -121,9 +118,8 @@ impl<V: Message> Queue<V> {
 
     /// Waits for a value and takes it from the front.
     pub fn pop(&self) -> Ask<V> {
-        Ask::new(Syscall::Pop { name: self.name, until: Time::MAX }, |answer| match answer {
-            Answer::Bytes(bytes) => V::decode(&bytes).ok(),
-            _other => None,
+        Ask::new(Syscall::Pop { name: self.name, until: Time::MAX }, |answer| {
+            if let Answer::Bytes(bytes) = answer { V::decode(&bytes).ok() } else { None }
         })
     }
 }

@@ -8,12 +8,12 @@
 //! What the signatures mean.
 
 use proc_macro2::{Delimiter, Group, TokenStream, TokenTree};
-use quote::{ToTokens, TokenStreamExt, quote};
+use quote::{ToTokens, TokenStreamExt, format_ident, quote};
 use syn::parse::discouraged::Speculative;
 use syn::parse::{Parse, ParseStream};
 use syn::{
-    Attribute, Error, Generics, ImplItem, Result, Signature, Token, Type, Visibility, WhereClause,
-    braced,
+    Attribute, Error, Generics, ImplItem, Path, Result, Signature, Token, Type, Visibility,
+    WhereClause, braced,
 };
 
 /// The attributes that mark methods for `#[entity]`.
@@ -49,7 +49,23 @@ pub(crate) struct Function {
     body: Group,
 }
 
+/// What a mark is given that `#[entity]` has seen.
+pub(crate) const SEEN: &str = "seen_by_entity";
+
 impl Block {
+    /// A use of each mark that was taken away, so that its import is not unused, and its name is
+    /// looked up as that of any other attribute.
+    fn marks(&self) -> TokenStream {
+        let mut paths: Vec<&Path> = Vec::new();
+        for marker in self.functions().flat_map(|function| &function.markers) {
+            if !paths.iter().any(|path| same_text(path, marker.path())) {
+                paths.push(marker.path());
+            }
+        }
+        let seen = format_ident!("{SEEN}");
+        quote!(#(#[#paths(#seen)] const _: () = ();)*)
+    }
+
     /// The functions in it.
     pub(crate) fn functions(&self) -> impl Iterator<Item = &Function> {
         self.items.iter().filter_map(|item| match item {
@@ -64,6 +80,10 @@ impl Function {
     pub(crate) fn marker(&self, name: &str) -> Option<&Attribute> {
         self.markers.iter().find(|marker| is_called(marker, name))
     }
+}
+
+fn same_text(a: &Path, b: &Path) -> bool {
+    a.to_token_stream().to_string() == b.to_token_stream().to_string()
 }
 
 fn is_called(attr: &Attribute, name: &str) -> bool {
@@ -142,13 +162,14 @@ impl ToTokens for Block {
         let Self { attrs, unsafety, impl_token, generics, self_ty, where_clause, .. } = self;
         let of_trait =
             self.of_trait.as_ref().map(|(of_trait, for_token)| quote!(#of_trait #for_token));
-        let (inner_attrs, items) = (&self.inner_attrs, &self.items);
+        let (inner_attrs, items, marks) = (&self.inner_attrs, &self.items, self.marks());
         tokens.extend(quote! {
             #(#attrs)*
             #unsafety #impl_token #generics #of_trait #self_ty #where_clause {
                 #(#inner_attrs)*
                 #(#items)*
             }
+            #marks
         });
     }
 }
@@ -188,7 +209,10 @@ mod tests {
             helpers! { some }
         };
         let before = quote!(#[cfg(unix)] impl Player { #body #[epicserver::exclusive] async fn c(&mut self) {} });
-        let after = quote!(#[cfg(unix)] impl Player { #body async fn c(&mut self) {} });
+        let after = quote! {
+            #[cfg(unix)] impl Player { #body async fn c(&mut self) {} }
+            #[epicserver::exclusive(seen_by_entity)] const _: () = ();
+        };
         let block: Block = syn::parse2(before).unwrap();
         assert_eq!(block.to_token_stream().to_string(), after.to_string());
         assert_eq!(block.functions().count(), 3);

@@ -59,9 +59,13 @@ pub fn entity(options: TokenStream, item: TokenStream) -> TokenStream {
 
 /// Makes a struct or an enum an argument, a reply or an error of methods.
 ///
-/// Each field has to be a message itself. `#[message(serde)]` derives `Serialize` and
+/// Each field has to be a message itself, unless `#[rkyv(with = …)]` says how it is written instead.
+/// `#[message(serde)]` derives `Serialize` and
 /// `Deserialize` too. A type may hold values of itself (`Vec<Self>`); types that hold each other
 /// say `#[rkyv(omit_bounds)]` at one of the fields.
+///
+/// The codec's derives document what they add, but for the named fields of enum variants: where
+/// `missing_docs` is denied, give such a variant a struct of its own.
 #[proc_macro_attribute]
 pub fn message(options: TokenStream, item: TokenStream) -> TokenStream {
     message_of(options.into(), item.into()).into()
@@ -93,33 +97,37 @@ pub fn test(options: TokenStream, item: TokenStream) -> TokenStream {
 /// On a method of an `#[entity] impl`, `pub async fn f(&mut self)`: no other call runs on the
 /// entity until it returns.
 #[proc_macro_attribute]
-pub fn exclusive(_: TokenStream, item: TokenStream) -> TokenStream {
-    misplaced("exclusive", item)
+pub fn exclusive(options: TokenStream, item: TokenStream) -> TokenStream {
+    mark("exclusive", options, item)
 }
 
 /// On a function of an `#[entity] impl`, `fn new(at: At<Self>) -> Self`: makes the state of a new
 /// activation, in place of `Default`. It may be `async`, and may return a `Result`.
 #[proc_macro_attribute]
-pub fn activate(_: TokenStream, item: TokenStream) -> TokenStream {
-    misplaced("activate", item)
+pub fn activate(options: TokenStream, item: TokenStream) -> TokenStream {
+    mark("activate", options, item)
 }
 
 /// On a method of an `#[entity] impl`, `fn leave(&mut self)`: the last turn of an activation that
 /// is collected.
 #[proc_macro_attribute]
-pub fn deactivate(_: TokenStream, item: TokenStream) -> TokenStream {
-    misplaced("deactivate", item)
+pub fn deactivate(options: TokenStream, item: TokenStream) -> TokenStream {
+    mark("deactivate", options, item)
 }
 
 /// On a method of an `#[entity] impl`, `fn heap_bytes(&self) -> usize`: what the state holds on
 /// the heap, for the memory budget.
 #[proc_macro_attribute]
-pub fn memory(_: TokenStream, item: TokenStream) -> TokenStream {
-    misplaced("memory", item)
+pub fn memory(options: TokenStream, item: TokenStream) -> TokenStream {
+    mark("memory", options, item)
 }
 
-/// The marks are taken away by `#[entity]`; one that is left stands outside of it.
-fn misplaced(mark: &str, item: TokenStream) -> TokenStream {
+/// The marks are taken away by `#[entity]`, which tells them that it has seen them; any other one
+/// stands outside of it.
+fn mark(mark: &str, options: TokenStream, item: TokenStream) -> TokenStream {
+    if options.to_string() == block::SEEN {
+        return TokenStream::new();
+    }
     let text = format!("`#[{mark}]` marks a function in an `impl` with `#[entity]` above it");
     let error = Error::new(proc_macro2::Span::call_site(), text).into_compile_error();
     let item = Tokens::from(item);

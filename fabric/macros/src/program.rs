@@ -3,8 +3,8 @@
 //! # Not here
 //! What a program does with its arguments, or how a fabric is simulated.
 
-use proc_macro2::TokenStream;
-use quote::{format_ident, quote};
+use proc_macro2::{Span, TokenStream};
+use quote::quote;
 use syn::parse::ParseStream;
 use syn::punctuated::Punctuated;
 use syn::{Attribute, Error, FnArg, Ident, LitInt, Path, Result, Token, Type, parenthesized};
@@ -117,7 +117,7 @@ pub(crate) fn expand_main(options: TokenStream, function: &Function) -> TokenStr
     errors.keep(check(function));
     if read.entities.as_ref().is_none_or(Punctuated::is_empty) && errors.is_empty() {
         let text = "a node serves the entities that are named to it: write `#[epicserver::main(entities(Player, Barrel))]`";
-        errors.push(Error::new(proc_macro2::Span::call_site(), text));
+        errors.push(Error::new(Span::call_site(), text));
     }
     let is_main = function.sig.ident == "main";
     if !errors.is_empty() {
@@ -150,7 +150,7 @@ pub(crate) fn expand_test(options: TokenStream, mut function: Function) -> Token
         return quote!(#[allow(dead_code)] #function #errors);
     }
     let (home, register, setup) = (read.home(), read.register(), setup(&function));
-    let one = || LitInt::new("1", proc_macro2::Span::call_site());
+    let one = || LitInt::new("1", Span::call_site());
     let [nodes, shards, seeds] =
         [read.nodes, read.shards, read.seeds].map(|number| number.unwrap_or_else(one));
     let seed = match read.seed {
@@ -158,7 +158,7 @@ pub(crate) fn expand_test(options: TokenStream, mut function: Function) -> Token
         None => quote!(::core::option::Option::None),
     };
     let attrs: Vec<Attribute> = std::mem::take(&mut function.attrs);
-    let name = format_ident!("{}", function.sig.ident, span = function.sig.ident.span());
+    let name = &function.sig.ident;
     quote! {
         #(#attrs)*
         #[::core::prelude::v1::test]

@@ -135,3 +135,34 @@ pub(crate) fn attributes_called(attrs: &[Attribute], names: &[&str]) -> Vec<Attr
     let called = |attr: &&Attribute| names.iter().any(|name| attr.path().is_ident(name));
     attrs.iter().filter(called).cloned().collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use syn::parse_quote;
+
+    #[test]
+    fn self_becomes_the_type_wherever_it_stands() {
+        let ty: Type = parse_quote!(Vec<(Ref<Self>, [u8; Self::N])>);
+        let own = quote!(game::Player);
+        let replaced = shown(&without_self(&ty, &own));
+        assert_eq!(replaced, "Vec<(Ref<game::Player>, [u8; game::Player::N])>");
+    }
+
+    #[test]
+    fn a_reference_to_itself_is_no_recursion() {
+        let mentions = |ty: Type| mentions(&ty, &["Self", "Player"]);
+        assert!(!mentions(parse_quote!(Vec<Ref<Self>>)));
+        assert!(!mentions(parse_quote!(Option<epicserver::Ref<Player>>)));
+        assert!(mentions(parse_quote!(BTreeMap<u32, Box<Player>>)));
+        assert!(mentions(parse_quote!((u32, [Self; 3]))));
+    }
+
+    #[test]
+    fn advice_for_references_is_what_owns_the_same() {
+        let owned = |reference: TypeReference| owned(&reference);
+        assert_eq!(owned(parse_quote!(&str)), "String");
+        assert_eq!(owned(parse_quote!(&mut [Ref<Barrel>])), "Vec<Ref<Barrel>>");
+        assert_eq!(owned(parse_quote!(&'static Item)), "Item");
+    }
+}

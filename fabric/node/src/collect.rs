@@ -44,7 +44,7 @@ impl Core {
         self.make_room(desk, bytes)?;
         let place = {
             let mut table = self.table.borrow_mut();
-            let inserted = table.insert(id.hash(), list, bytes, Rc::clone(&cell), self.time());
+            let inserted = table.insert(id.hash(), list, Rc::clone(&cell), self.time());
             inserted.map_err(|_| ErrorKind::Overloaded)?
         };
         cell.set_place(Place::new(place));

@@ -1,7 +1,6 @@
 //! The shard's tables, and the way of calls and answers through them.
 //!
 //! # Invariants
-//! - **N1** A call that reaches a shard is answered once, or nobody waits for it.
 //! - **N5** A call runs directly only if nothing waits for its callee and admission lets it in, no
 //!   earlier call of its turn is unsent, the stack is less than
 //!   [`limits::DIRECT_DEPTH_MAX`] calls deep, and its task's budget is not spent.
@@ -330,11 +329,15 @@ impl Core {
     /// Sends an outcome to whoever called.
     pub(crate) fn answer(&self, desk: &Desk, caller: Caller, answer: Answer) {
         match caller {
-            Caller::Nobody => match answer {
-                Answer::Reply(request) => request.recycle(),
-                Answer::Failed(error) if error.ran() == Ran::No => self.tell_refused(error),
-                _other => {}
-            },
+            Caller::Nobody => {
+                if let Answer::Reply(request) = answer {
+                    request.recycle();
+                } else if let Answer::Failed(error) = answer
+                    && error.ran() == Ran::No
+                {
+                    self.tell_refused(error);
+                }
+            }
             Caller::Token { shard, token } if shard == self.shard_id() => {
                 self.complete(desk, token, answer);
             }

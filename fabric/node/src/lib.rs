@@ -81,7 +81,6 @@ pub enum Event {
 
 /// Everything that a shard may ask of its host. Plain data.
 #[derive(Debug)]
-#[non_exhaustive]
 pub enum Effect {
     /// Give the message to the shard, after all that were given before.
     Send {
@@ -108,7 +107,6 @@ pub enum Effect {
 
 /// What an operator may want to know.
 #[derive(Clone, PartialEq, Eq, Debug)]
-#[non_exhaustive]
 pub enum Notice {
     /// User code panicked; the entity's activation was reset.
     Panicked {

@@ -99,7 +99,7 @@ impl Core {
         };
         match verdict {
             Ok(true) => {
-                self.lock_granted(desk, place, name, turn, token);
+                self.lock_granted(desk, (place, name), turn, token);
             }
             Ok(false) => {}
             Err(kind) => {
@@ -109,17 +109,10 @@ impl Core {
         }
     }
 
-    fn lock_granted(
-        &self,
-        desk: &Desk,
-        place: u32,
-        name: &'static str,
-        turn: u32,
-        token: Token,
-    ) -> bool {
+    fn lock_granted(&self, desk: &Desk, at: (u32, &'static str), turn: u32, token: Token) -> bool {
         let Some(section) = self.granted(desk, turn, token, false) else { return false };
         let path = self.table.borrow().path_of(turn).cloned().unwrap_or_default();
-        if let Some(lock) = self.named.borrow_mut().locks.get_mut(&(place, name)) {
+        if let Some(lock) = self.named.borrow_mut().locks.get_mut(&at) {
             lock.holder = Some((turn, section, path));
         }
         true
@@ -166,7 +159,7 @@ impl Core {
                 next
             };
             let Some((turn, token, _)) = next else { return };
-            if self.lock_granted(desk, place, name, turn, token) {
+            if self.lock_granted(desk, (place, name), turn, token) {
                 return;
             }
         }
@@ -182,7 +175,8 @@ impl Core {
     ) {
         match (syscall, token) {
             (Syscall::Wait { name, until }, Some(token)) => {
-                self.wait_event(desk, place, name, until, token);
+                self.until(token, until);
+                self.wait_event(desk, place, name, token);
             }
             (Syscall::Set { name, set }, _) => self.set_event(desk, place, name, set),
             (Syscall::Push { name, value, until }, Some(token)) => {
@@ -204,7 +198,7 @@ impl Core {
         self.arm(token, until, Timer::Deadline(token));
     }
 
-    fn wait_event(&self, desk: &Desk, place: u32, name: &'static str, until: Time, token: Token) {
+    fn wait_event(&self, desk: &Desk, place: u32, name: &'static str, token: Token) {
         let mut named = self.named.borrow_mut();
         let Some(event) = entry(&mut named.events, place, name) else {
             drop(named);
@@ -212,8 +206,7 @@ impl Core {
         };
         if !event.set {
             event.waiting.push_back(token);
-            drop(named);
-            return self.until(token, until);
+            return;
         }
         drop(named);
         self.complete(desk, token, Answer::Done);

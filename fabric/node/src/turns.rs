@@ -224,7 +224,7 @@ impl Core {
         let polled = self.poll(desk, turn, &mut running);
         desk.end(outer);
         let path = desk.set_path(outer_path);
-        self.settle(desk, turn, running, polled, |core, outcome| match outcome {
+        self.settle(desk, turn, (running, polled), |core, outcome| match outcome {
             Ok(Some(request)) => core.answer(desk, caller, Answer::Reply(request)),
             Ok(None) => {}
             Err(kind) => {
@@ -260,8 +260,7 @@ impl Core {
         &self,
         desk: &Desk,
         turn: u32,
-        running: Box<dyn Running>,
-        polled: Polled,
+        (running, polled): (Box<dyn Running>, Polled),
         ended: impl FnOnce(&Self, Result<Option<Request>, ErrorKind>),
     ) {
         let doomed = self.task(turn, |task| task.doomed).unwrap_or(false);
@@ -360,7 +359,7 @@ impl Core {
         };
         let place = self.table.borrow().place_of(turn);
         let mut outcome = Ok(None);
-        self.settle(desk, turn, running, polled, |_, ended| {
+        self.settle(desk, turn, (running, polled), |_, ended| {
             outcome = ended.map_err(|kind| {
                 let ran = if kind == ErrorKind::Panicked { Ran::Yes } else { Ran::Unknown };
                 CallError::new(kind, ran, path.chain())

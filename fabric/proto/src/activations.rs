@@ -12,6 +12,7 @@
 //! - **A4** Nobody who holds a section waits for an older path (wait-die), and nobody waits for a
 //!   section on its own path (I6). An exclusive turn starts only when no parked turn of another
 //!   chain holds a section: it would freeze one that others may wait for.
+//! - **A6** Places and turns that are passed in are of living ones, where it is not said otherwise.
 //! - **A5** Activations of one type are listed in the order of their last use, and only idle ones
 //!   are offered for collection.
 //!
@@ -143,15 +144,15 @@ impl<S, W: Waiting> Activations<S, W> {
     }
 
     fn at(&self, place: u32) -> &Activation<S> {
-        self.activations.get(place).expect("A0: places are of living activations")
+        self.activations.get(place).expect("A6: places are of living activations")
     }
 
     fn at_mut(&mut self, place: u32) -> &mut Activation<S> {
-        self.activations.get_mut(place).expect("A0: places are of living activations")
+        self.activations.get_mut(place).expect("A6: places are of living activations")
     }
 
     fn turn(&self, turn: u32) -> &Turn {
-        self.turns.get(turn).expect("A0: turns are living")
+        self.turns.get(turn).expect("A6: turns are living")
     }
 
     /// The handle of the activation at `place`, if there is one.
@@ -199,18 +200,11 @@ impl<S, W: Waiting> Activations<S, W> {
         u64::from(bytes) <= self.bytes_max
     }
 
-    /// Adds the activation of the entity with `hash`, in list `list`, of `bytes`.
+    /// Adds the activation of the entity with `hash`, in list `list`. It counts for no bytes yet.
     ///
     /// # Errors
-    /// If the table is full. The budget is the caller's to keep, who can collect others first.
-    pub fn insert(
-        &mut self,
-        hash: u64,
-        list: usize,
-        bytes: u32,
-        state: S,
-        now: Time,
-    ) -> Result<u32, NoRoom> {
+    /// If the table is full.
+    pub fn insert(&mut self, hash: u64, list: usize, state: S, now: Time) -> Result<u32, NoRoom> {
         let activation = Activation {
             state,
             hash,
@@ -220,7 +214,7 @@ impl<S, W: Waiting> Activations<S, W> {
             mails: 0,
             first_turn: NONE,
             holder: NONE,
-            bytes,
+            bytes: 0,
             scheduled: false,
             leaving: false,
         };
@@ -228,7 +222,6 @@ impl<S, W: Waiting> Activations<S, W> {
         let activations = &self.activations;
         let rehash = |place: &u32| activations.get(*place).map_or(0, |a| a.hash);
         self.index.insert_unique(hash, place, rehash);
-        self.bytes += u64::from(bytes);
         lru::push_front(&mut self.activations, &mut self.lists, place);
         Ok(place)
     }

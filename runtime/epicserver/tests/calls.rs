@@ -303,13 +303,14 @@ fn a_call_that_is_late_fails_with_how_far_it_came() {
 fn a_call_to_any_shard_ends_by_its_deadline_and_its_work_goes_on() {
     on_nodes(&[1, 2], all, async |pool: Pool| {
         for key in 0..4 {
-            let (gate, counter) = (pool.get::<Gate>(key), pool.get::<Counter>(key));
-            let late = counter.pass_and_add(gate.clone()).timeout(SOON).await.unwrap_err();
+            let gate = pool.get::<Gate>(key);
+            let late = gate.pass().timeout(SOON).await.unwrap_err();
             assert_eq!(late.kind(), ErrorKind::Deadline);
             assert_ne!(late.ran(), Ran::No);
             gate.came(1).await.unwrap();
+            assert_eq!(gate.passed().await, Ok(0));
             gate.open().await.unwrap();
-            while counter.sum().await != Ok(1) {}
+            while gate.passed().await != Ok(1) {}
         }
     });
 }
@@ -453,7 +454,8 @@ fn a_future_that_another_thread_wakes_goes_on_within_its_method() {
         }
         let many: FuturesUnordered<_> =
             (1..50).map(|n| pool.get::<Counter>(9).wait_for_a_thread(n)).collect();
-        let sum: u32 = many.map(|number| number.unwrap_or(0)).collect::<Vec<_>>().await.iter().sum();
+        let sum: u32 =
+            many.map(|number| number.unwrap_or(0)).collect::<Vec<_>>().await.iter().sum();
         assert_eq!(sum, 49 * 50 / 2);
     });
 }

@@ -201,7 +201,6 @@ impl Worker {
                 self.shard.handle(time, Event::Completed { token, answer }, &mut self.effects);
             }
             Effect::Notice(notice) => report(&notice),
-            other => tracing::error!(?other, "an effect that this host does not know"),
         }
     }
 
@@ -235,7 +234,9 @@ fn report(notice: &Notice) {
             tracing::error!(?entity, ?method, "user code panicked");
         }
         Notice::TellRefused(error) => tracing::warn!(%error, "a tell was refused"),
-        other => tracing::warn!(?other, "notice"),
+        Notice::SpawnRefused => {
+            tracing::warn!("a task was not spawned: the table of turns is full")
+        }
     }
 }
 

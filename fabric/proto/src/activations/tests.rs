@@ -41,7 +41,7 @@ fn exclusive(path: &Path) -> Ask {
 
 fn table() -> (Table, u32) {
     let mut table = Table::new(2, 1000, 0);
-    let place = table.insert(1, 0, 10, 1, Time::ZERO).unwrap();
+    let place = table.insert(1, 0, 1, Time::ZERO).unwrap();
     (table, place)
 }
 
@@ -146,7 +146,13 @@ fn a2_a_full_mailbox_refuses() {
 fn a5_the_least_recently_used_idle_activation_is_offered_first() {
     let mut table = Table::new(1, 1000, 0);
     let at = |n| Time::from_nanos(n);
-    let places: Vec<u32> = (0..3).map(|n| table.insert(n, 0, 10, n, at(n)).unwrap()).collect();
+    let places: Vec<u32> = (0..3)
+        .map(|n| {
+            let place = table.insert(n, 0, n, at(n)).unwrap();
+            table.resize(place, 10);
+            place
+        })
+        .collect();
     table.touch(places[0], at(9));
     let turn = table.begin(places[1], chain(1)).unwrap();
     assert_eq!(table.oldest_idle(0, 10, |_| false), Some((places[2], at(2))));
@@ -163,8 +169,8 @@ fn an_activation_is_found_by_id_whatever_the_hint() {
     let mut table: Activations<EntityId, Ask> = Activations::new(1, 1000, 0);
     let is = |state: &EntityId, id: &EntityId| state == id;
     let (a, b) = (id(1), id(2));
-    let place = table.insert(a.hash(), 0, 1, a.clone(), Time::ZERO).unwrap();
-    table.insert(b.hash(), 0, 1, b.clone(), Time::ZERO).unwrap();
+    let place = table.insert(a.hash(), 0, a.clone(), Time::ZERO).unwrap();
+    table.insert(b.hash(), 0, b, Time::ZERO).unwrap();
     for hint in 0..3 {
         assert_eq!(table.find(&a, hint, is), Some(place));
     }

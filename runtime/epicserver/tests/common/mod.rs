@@ -56,6 +56,7 @@ pub(crate) fn on_nodes(
 #[derive(Default)]
 pub(crate) struct Gate {
     came: u32,
+    passed: u32,
 }
 
 #[entity]
@@ -64,7 +65,14 @@ impl Gate {
     pub async fn pass(cx: Cx<Self>) -> Result<()> {
         cx.with(|gate| gate.came += 1);
         cx.event("came").set();
-        cx.event("open").wait().await
+        cx.event("open").wait().await?;
+        cx.with(|gate| gate.passed += 1);
+        Ok(())
+    }
+
+    /// How many have passed.
+    pub fn passed(&self) -> u32 {
+        self.passed
     }
 
     /// Waits until `count` have come to the gate.

@@ -1,3 +1,5 @@
+//! Which CPUs are chosen, and what is read of the machine.
+
 use std::{
     fs,
     num::NonZeroUsize,

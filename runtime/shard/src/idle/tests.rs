@@ -1,3 +1,5 @@
+//! What the policy says, and what it reads of the machine.
+
 use super::{Crowd, Host, Mode, Policy, SAMPLE_NS, Step, names_hypervisor, parse_runnable};
 
 const METAL: Host = Host { hypervisor: false };

@@ -1,3 +1,5 @@
+//! Sleeping and being woken, over real descriptors.
+
 use std::{
     os::fd::AsFd,
     thread,

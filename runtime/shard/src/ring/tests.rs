@@ -1,3 +1,5 @@
+//! The ring, on one thread and over two.
+
 use std::{hint, sync::Arc, thread};
 
 use super::{Full, ring};
