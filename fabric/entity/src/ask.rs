@@ -26,7 +26,7 @@ pub struct Ask<R> {
 
 enum Stage {
     Made(Option<Syscall>),
-    Sent { desk: u64, token: Token },
+    Sent { desk: u32, token: Token },
     Over,
 }
 
@@ -112,7 +112,7 @@ impl<R> fmt::Debug for Ask<R> {
     }
 }
 
-fn give_up(desk: u64, token: Token) {
+fn give_up(desk: u32, token: Token) {
     if let Some(current) = current().filter(|current| current.id() == desk) {
         current.give_up(token);
     }
@@ -121,7 +121,7 @@ fn give_up(desk: u64, token: Token) {
 /// A clock that ticks: see [`At::interval`](crate::At::interval).
 pub struct Interval {
     start: Option<(Time, Duration)>,
-    sent: Option<(u64, Token)>,
+    sent: Option<(u32, Token)>,
 }
 
 impl Interval {

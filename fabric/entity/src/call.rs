@@ -39,17 +39,48 @@ pub struct Call<M: Method> {
     method: PhantomData<fn() -> M>,
 }
 
+/// Where a call stands. Two words: the common one is written and read at each call.
 enum Stage {
     /// Recorded at a desk: made, or under way.
-    AtDesk { desk: u64, token: Token },
-    /// Made by a thread that runs no entities.
-    Outside { gateway: Arc<dyn Gateway>, request: Option<Request>, timeout: Option<Duration> },
-    /// Under way for such a thread.
-    Waiting(Arc<dyn Pending>),
+    AtDesk { desk: u32, token: Token },
+    /// Of a thread that runs no entities.
+    Outside(Box<Outside>),
     /// Not even made.
-    Refused(CallError),
+    Refused(Box<CallError>),
     /// Its outcome was given.
     Over,
+}
+
+/// A call of a thread that runs no entities.
+struct Outside {
+    gateway: Arc<dyn Gateway>,
+    /// Until it leaves.
+    request: Option<Request>,
+    timeout: Option<Duration>,
+    /// Once it has left.
+    pending: Option<Arc<dyn Pending>>,
+}
+
+impl Outside {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Answer, CallError>> {
+        if let Some(request) = self.request.take() {
+            match self.gateway.submit(request, self.timeout, true) {
+                Ok(pending) => self.pending = Some(pending),
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+        let Some(pending) = &self.pending else { panic!("a call is polled after it is over") };
+        pending.poll(cx).map(Ok)
+    }
+}
+
+impl Drop for Outside {
+    fn drop(&mut self) {
+        if let Some(request) = self.request.take() {
+            // Nobody is there to be told; the node counts what it refuses.
+            drop(self.gateway.submit(request, self.timeout, false));
+        }
+    }
 }
 
 impl<M: Method> Call<M> {
@@ -60,27 +91,27 @@ impl<M: Method> Call<M> {
     }
 
     fn make(target: &Target, args: M::Args) -> Stage {
+        let refused = |kind| Stage::Refused(Box::new(CallError::refused(kind, ChainId::NONE)));
         if target.id().key().is_too_long() {
-            return Stage::Refused(CallError::refused(ErrorKind::KeyTooLong, ChainId::NONE));
+            return refused(ErrorKind::KeyTooLong);
         }
-        let request = Request::new(Envelope::<M>::new(target, args));
-        match (current(), target.gateway()) {
-            (Some(desk), _) => match desk.make(request) {
+        if let Some(desk) = current() {
+            let request = Request::new(Envelope::<M>::new(target, args));
+            return match desk.make(request) {
                 Ok(token) => Stage::AtDesk { desk: desk.id(), token },
                 Err(request) => {
                     request.recycle();
-                    let chain = desk.path().chain();
-                    Stage::Refused(CallError::refused(ErrorKind::Overloaded, chain))
+                    refused(ErrorKind::Overloaded)
                 }
-            },
-            (None, Some(gateway)) => {
-                let gateway = Arc::clone(gateway);
-                Stage::Outside { gateway, request: Some(request), timeout: None }
-            }
-            (None, None) => {
-                Stage::Refused(CallError::refused(ErrorKind::NotInAnEntity, ChainId::NONE))
-            }
+            };
         }
+        let Some(gateway) = target.gateway() else { return refused(ErrorKind::NotInAnEntity) };
+        Stage::Outside(Box::new(Outside {
+            gateway: Arc::clone(gateway),
+            request: Some(Request::new(Envelope::<M>::new(target, args))),
+            timeout: None,
+            pending: None,
+        }))
     }
 
     /// Gives up after `timeout`, if the caller's own deadline is not earlier. Without it a call
@@ -92,8 +123,8 @@ impl<M: Method> Call<M> {
                     desk.amend(*token, |head| head.timeout = Some(timeout));
                 }
             }
-            Stage::Outside { timeout: slot, .. } => *slot = Some(timeout),
-            Stage::Waiting(_) | Stage::Refused(_) | Stage::Over => {}
+            Stage::Outside(outside) => outside.timeout = Some(timeout),
+            Stage::Refused(_) | Stage::Over => {}
         }
         self
     }
@@ -110,7 +141,8 @@ impl<M: Method> Call<M> {
         // From outside, being dropped is what a tell does.
     }
 
-    fn poll_at_desk(&self, desk: u64, token: Token, cx: &mut Context<'_>) -> Poll<M::Output> {
+    #[inline]
+    fn poll_at_desk(desk: u32, token: Token, cx: &mut Context<'_>) -> Poll<M::Output> {
         let Some(current) = current().filter(|current| current.id() == desk) else {
             let error = CallError::new(ErrorKind::NotInAnEntity, Ran::Unknown, ChainId::NONE);
             return Poll::Ready(M::output(Err(error)));
@@ -227,27 +259,15 @@ fn polled<M: Method>(
 impl<M: Method> Future for Call<M> {
     type Output = M::Output;
 
+    #[inline]
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let outcome = match &mut self.stage {
-            Stage::AtDesk { desk, token } => {
-                let (desk, token) = (*desk, *token);
-                self.poll_at_desk(desk, token, cx)
-            }
-            Stage::Outside { gateway, request, timeout } => {
-                let Some(request) = request.take() else {
-                    panic!("a call is polled once it is over")
-                };
-                match gateway.submit(request, *timeout, true) {
-                    Err(error) => Poll::Ready(M::output(Err(error))),
-                    Ok(pending) => {
-                        let answer = pending.poll(cx);
-                        self.stage = Stage::Waiting(pending);
-                        answer.map(outcome_of::<M>)
-                    }
-                }
-            }
-            Stage::Waiting(pending) => pending.poll(cx).map(outcome_of::<M>),
-            Stage::Refused(error) => Poll::Ready(M::output(Err(*error))),
+            Stage::AtDesk { desk, token } => Self::poll_at_desk(*desk, *token, cx),
+            Stage::Outside(outside) => outside.poll(cx).map(|answer| match answer {
+                Ok(answer) => outcome_of::<M>(answer),
+                Err(error) => M::output(Err(error)),
+            }),
+            Stage::Refused(error) => Poll::Ready(M::output(Err(**error))),
             Stage::Over => panic!("a call is polled after it is over"),
         };
         if outcome.is_ready() {
@@ -260,20 +280,10 @@ impl<M: Method> Future for Call<M> {
 impl<M: Method> Drop for Call<M> {
     #[inline]
     fn drop(&mut self) {
-        if matches!(self.stage, Stage::Over) {
-            return;
-        }
-        match std::mem::replace(&mut self.stage, Stage::Over) {
-            Stage::AtDesk { desk, token } => {
-                if let Some(current) = current().filter(|current| current.id() == desk) {
-                    current.give_up(token);
-                }
-            }
-            Stage::Outside { gateway, request: Some(request), timeout } => {
-                // Nobody is there to be told; the node counts what it refuses.
-                drop(gateway.submit(request, timeout, false));
-            }
-            Stage::Outside { .. } | Stage::Waiting(_) | Stage::Refused(_) | Stage::Over => {}
+        if let Stage::AtDesk { desk, token } = self.stage
+            && let Some(current) = current().filter(|current| current.id() == desk)
+        {
+            current.give_up(token);
         }
     }
 }
@@ -282,8 +292,7 @@ impl<M: Method> fmt::Debug for Call<M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let stage = match &self.stage {
             Stage::AtDesk { token, .. } => return write!(f, "Call({:?}, {token:?})", M::INFO),
-            Stage::Outside { .. } => "made",
-            Stage::Waiting(_) => "waiting",
+            Stage::Outside(_) => "outside",
             Stage::Refused(_) => "refused",
             Stage::Over => "over",
         };

@@ -144,7 +144,7 @@ pub trait Pending: Send + Sync {
 
 /// Where the user code of one shard leaves its syscalls.
 pub struct Desk {
-    id: u64,
+    id: u32,
     host: Rc<dyn Host>,
     tickets: RefCell<Tickets>,
     outbox: RefCell<Vec<Token>>,
@@ -183,8 +183,8 @@ impl Desk {
     /// A desk of `host`. `origin` tells its chains apart from those of every other desk.
     #[must_use]
     pub fn new(host: Rc<dyn Host>, origin: u64) -> Rc<Self> {
-        use std::sync::atomic::{AtomicU64, Ordering};
-        static IDS: AtomicU64 = AtomicU64::new(0);
+        use std::sync::atomic::{AtomicU32, Ordering};
+        static IDS: AtomicU32 = AtomicU32::new(0);
         Rc::new(Self {
             id: IDS.fetch_add(1, Ordering::Relaxed),
             host,
@@ -247,7 +247,7 @@ impl Desk {
         self.depth.set(self.depth.get() - 1);
     }
 
-    pub(crate) fn id(&self) -> u64 {
+    pub(crate) fn id(&self) -> u32 {
         self.id
     }
 

@@ -42,22 +42,26 @@ impl fmt::Debug for Waiter {
     }
 }
 
-#[derive(Debug)]
-enum State {
-    Free {
-        next: u32,
-    },
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Phase {
+    Free,
     /// A call that has not left yet.
-    Made(Request),
+    Made,
     Sent,
-    Answered(Answer),
+    Answered,
 }
 
+/// What a phase brings stands beside it, not in it: so that each step writes and reads a word or
+/// two, and not the whole ticket.
 #[derive(Debug)]
 struct Ticket {
     generation: u32,
+    /// Of a free ticket: the next one.
+    next: u32,
+    phase: Phase,
     repeats: bool,
-    state: State,
+    made: Option<Request>,
+    answer: Option<Answer>,
     waiter: Waiter,
 }
 
@@ -84,66 +88,68 @@ impl Tickets {
         self.out
     }
 
-    fn insert(&mut self, state: State, repeats: bool) -> Option<Token> {
+    #[inline]
+    fn insert(&mut self, phase: Phase, repeats: bool) -> Option<Token> {
         if self.out >= limits::TOKENS_MAX {
             return None;
         }
         self.out += 1;
         if let Some(ticket) = self.tickets.get_mut(self.free as usize) {
             let index = self.free;
-            let State::Free { next } = ticket.state else { unreachable!("C2: free list is free") };
-            self.free = next;
-            ticket.state = state;
+            self.free = ticket.next;
+            ticket.phase = phase;
             ticket.repeats = repeats;
             return Some(Token::new(index, ticket.generation));
         }
+        self.grow(phase, repeats)
+    }
+
+    #[cold]
+    fn grow(&mut self, phase: Phase, repeats: bool) -> Option<Token> {
         let index = u32::try_from(self.tickets.len()).ok()?;
-        self.tickets.push(Ticket { generation: 0, repeats, state, waiter: Waiter::Nobody });
+        let (made, answer, waiter) = (None, None, Waiter::Nobody);
+        self.tickets.push(Ticket { generation: 0, next: END, phase, repeats, made, answer, waiter });
         Some(Token::new(index, 0))
     }
 
     /// A token for a call that has not left yet; gives the call back if the table is full (**C2**).
+    #[inline]
     pub(crate) fn make(&mut self, request: Request) -> Result<Token, Request> {
-        if self.out >= limits::TOKENS_MAX {
-            return Err(request);
+        let Some(token) = self.insert(Phase::Made, false) else { return Err(request) };
+        if let Some(ticket) = self.tickets.get_mut(token.index() as usize) {
+            ticket.made = Some(request);
         }
-        Ok(self.insert(State::Made(request), false).expect("C2: there is room"))
+        Ok(token)
     }
 
     /// A token for a syscall that leaves now; `None` if the table is full (**C2**).
     pub fn send(&mut self, repeats: bool) -> Option<Token> {
-        self.insert(State::Sent, repeats)
+        self.insert(Phase::Sent, repeats)
     }
 
+    #[inline]
     fn get(&mut self, token: Token) -> Option<&mut Ticket> {
         let ticket = self.tickets.get_mut(token.index() as usize)?;
-        let valid = ticket.generation == token.generation();
-        (valid && !matches!(ticket.state, State::Free { .. })).then_some(ticket)
+        (ticket.generation == token.generation() && ticket.phase != Phase::Free).then_some(ticket)
     }
 
     pub(crate) fn made(&mut self, token: Token) -> Option<&mut Request> {
-        match &mut self.get(token)?.state {
-            State::Made(made) => Some(made),
-            State::Free { .. } | State::Sent | State::Answered(_) => None,
-        }
+        self.get(token)?.made.as_mut()
     }
 
     /// Takes the call of `token` out, if it has not left: from now on the token waits.
+    #[inline]
     pub(crate) fn leave(&mut self, token: Token) -> Option<Request> {
         let ticket = self.get(token)?;
-        if !matches!(ticket.state, State::Made(_)) {
-            return None;
-        }
-        match std::mem::replace(&mut ticket.state, State::Sent) {
-            State::Made(request) => Some(request),
-            State::Free { .. } | State::Sent | State::Answered(_) => None,
-        }
+        let request = ticket.made.take()?;
+        ticket.phase = Phase::Sent;
+        Some(request)
     }
 
     /// Whether `token` is out and unanswered.
     #[must_use]
     pub fn waits(&mut self, token: Token) -> bool {
-        self.get(token).is_some_and(|ticket| matches!(ticket.state, State::Sent))
+        self.get(token).is_some_and(|ticket| ticket.phase == Phase::Sent)
     }
 
     /// Answers `token`, and says who is to be told. `Err` gives the answer back: the token was
@@ -153,8 +159,9 @@ impl Tickets {
     /// The answer, if nobody waits for it.
     pub fn answer(&mut self, token: Token, answer: Answer) -> Result<Waiter, Answer> {
         match self.get(token) {
-            Some(ticket) if matches!(ticket.state, State::Sent) => {
-                ticket.state = State::Answered(answer);
+            Some(ticket) if ticket.phase == Phase::Sent => {
+                ticket.phase = Phase::Answered;
+                ticket.answer = Some(answer);
                 Ok(std::mem::take(&mut ticket.waiter))
             }
             _ => Err(answer),
@@ -164,17 +171,16 @@ impl Tickets {
     /// The answer of `token`, if there is one. The token ends with it, unless it repeats.
     pub fn take(&mut self, token: Token) -> Option<Answer> {
         let ticket = self.get(token)?;
-        if !matches!(ticket.state, State::Answered(_)) {
+        if ticket.phase != Phase::Answered {
             return None;
         }
-        let repeats = ticket.repeats;
-        let State::Answered(answer) = std::mem::replace(&mut ticket.state, State::Sent) else {
-            unreachable!("C1: it was answered a line ago")
-        };
-        if !repeats {
+        let answer = ticket.answer.take();
+        if ticket.repeats {
+            ticket.phase = Phase::Sent;
+        } else {
             self.free(token);
         }
-        Some(answer)
+        answer
     }
 
     /// Says who is to be told.
@@ -188,19 +194,21 @@ impl Tickets {
     #[must_use]
     pub fn is_waited(&mut self, token: Token) -> bool {
         self.get(token).is_some_and(|ticket| {
-            matches!(ticket.state, State::Sent) && !matches!(ticket.waiter, Waiter::Nobody)
+            ticket.phase == Phase::Sent && !matches!(ticket.waiter, Waiter::Nobody)
         })
     }
 
     /// Ends `token`, answered or not. A token that is no longer valid is left alone.
+    #[inline]
     pub fn free(&mut self, token: Token) {
         let free = self.free;
         let Some(ticket) = self.get(token) else { return };
         ticket.generation = ticket.generation.wrapping_add(1);
-        ticket.state = State::Free { next: free };
-        if !matches!(ticket.waiter, Waiter::Nobody) {
-            ticket.waiter = Waiter::Nobody;
+        if ticket.phase != Phase::Sent || !matches!(ticket.waiter, Waiter::Nobody) {
+            (ticket.made, ticket.answer, ticket.waiter) = (None, None, Waiter::Nobody);
         }
+        ticket.phase = Phase::Free;
+        ticket.next = free;
         self.free = token.index();
         self.out -= 1;
     }

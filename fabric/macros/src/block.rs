@@ -16,6 +16,8 @@ use syn::{
     WhereClause, braced,
 };
 
+use crate::types::attributes_called;
+
 /// The attributes that mark methods for `#[entity]`.
 pub(crate) const MARKERS: [&str; 4] = ["exclusive", "activate", "deactivate", "memory"];
 
@@ -63,7 +65,9 @@ impl Block {
             }
         }
         let seen = format_ident!("{SEEN}");
-        quote!(#(#[#paths(#seen)] const _: () = ();)*)
+        let cfgs = attributes_called(&self.attrs, &["cfg"]);
+        let uses = paths.iter().map(|path| quote!(#(#cfgs)* #[#path(#seen)] const _: () = ();));
+        uses.collect()
     }
 
     /// The functions in it.
@@ -211,7 +215,7 @@ mod tests {
         let before = quote!(#[cfg(unix)] impl Player { #body #[epicserver::exclusive] async fn c(&mut self) {} });
         let after = quote! {
             #[cfg(unix)] impl Player { #body async fn c(&mut self) {} }
-            #[epicserver::exclusive(seen_by_entity)] const _: () = ();
+            #[cfg(unix)] #[epicserver::exclusive(seen_by_entity)] const _: () = ();
         };
         let block: Block = syn::parse2(before).unwrap();
         assert_eq!(block.to_token_stream().to_string(), after.to_string());
