@@ -10,14 +10,24 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
+use epicserver_wire::rkyv::api::high::HighSerializer;
+use epicserver_wire::rkyv::ser::allocator::ArenaHandle;
+use epicserver_wire::rkyv::util::AlignedVec;
+use epicserver_wire::rkyv::{Archive, Serialize, rancor};
 use epicserver_wire::{CallError, Codec, Malformed, Rkyv, uuid::Uuid};
 
 /// A value that the codec can write and read. Implemented for whatever it supports.
+///
+/// What the codec asks is a supertrait, so that a type it does not know gets one error, not two.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be sent or saved",
     note = "put `#[message]` on its definition, so that it can be written and read"
 )]
-pub trait Coded: Sized {
+pub trait Coded:
+    Sized
+    + Archive
+    + for<'a> Serialize<HighSerializer<AlignedVec, ArenaHandle<'a>, rancor::Error>>
+{
     /// The bytes of the value.
     ///
     /// # Errors
@@ -33,6 +43,7 @@ pub trait Coded: Sized {
 
 impl<T> Coded for T
 where
+    T: Archive + for<'a> Serialize<HighSerializer<AlignedVec, ArenaHandle<'a>, rancor::Error>>,
     Rkyv: Codec<T>,
 {
     fn encode(&self) -> Result<Vec<u8>, Malformed> {
