@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use epicserver_wire::{CallError, ChainId, ErrorKind, Ran, Token};
+use epicserver_wire::{CallError, ChainId, ErrorKind, Ran, Time, Token};
 
 use crate::cell::{AnyCell, cell_of};
 use crate::desk::{Desk, Entry, Gateway, Pending, TurnId, current};
@@ -27,6 +27,7 @@ use crate::message::Message;
 use crate::reference::Target;
 use crate::running::Started;
 use crate::syscall::{Answer, Syscall};
+use crate::tickets::Terms;
 
 /// A call that was made: await it for its outcome.
 ///
@@ -120,7 +121,7 @@ impl<M: Method> Call<M> {
         match &mut self.stage {
             Stage::AtDesk { token, .. } => {
                 if let Some(desk) = current() {
-                    desk.amend(*token, |head| head.timeout = Some(timeout));
+                    desk.amend(*token, |terms| terms.timeout = Some(timeout));
                 }
             }
             Stage::Outside(outside) => outside.timeout = Some(timeout),
@@ -135,7 +136,7 @@ impl<M: Method> Call<M> {
             && let Some(current) = current()
             && current.id() == desk
         {
-            current.amend(token, |head| head.tell = true);
+            current.amend(token, |terms| terms.tell = true);
             self.stage = Stage::Over;
         }
         // From outside, being dropped is what a tell does.
@@ -147,8 +148,8 @@ impl<M: Method> Call<M> {
             let error = CallError::new(ErrorKind::NotInAnEntity, Ran::Unknown, ChainId::NONE);
             return Poll::Ready(M::output(Err(error)));
         };
-        if let Some(request) = current.take_made(token)
-            && let Some(outcome) = depart::<M>(&current, token, request)
+        if let Some((request, terms)) = current.take_made(token)
+            && let Some(outcome) = depart::<M>(&current, token, request, terms)
         {
             return Poll::Ready(M::output(outcome));
         }
@@ -179,19 +180,20 @@ fn depart<M: Method>(
     desk: &Rc<Desk>,
     token: Token,
     mut request: Request,
+    terms: Terms,
 ) -> Option<Result<M::Reply, CallError>> {
     if M::MODE == Mode::Turn {
         if desk.nest() {
             if let Some(cell) = desk.host().open(desk, request.head_mut()) {
-                let outcome = one_turn::<M>(desk, request, &cell);
+                let outcome = one_turn::<M>(desk, request, desk.deadline(terms), &cell);
                 desk.tickets().borrow_mut().free(token);
                 return Some(outcome);
             }
             desk.unnest();
         }
-        desk.address(&mut request, Some(token));
+        desk.address(&mut request, terms, Some(token));
     } else {
-        desk.address(&mut request, Some(token));
+        desk.address(&mut request, terms, Some(token));
         if let Some(entry) = desk.host().enter(desk, request.head(), M::INFO) {
             return polled::<M>(desk, token, request, entry);
         }
@@ -205,9 +207,9 @@ fn depart<M: Method>(
 fn one_turn<M: Method>(
     desk: &Desk,
     request: Request,
+    deadline: Time,
     cell: &Rc<dyn AnyCell>,
 ) -> Result<M::Reply, CallError> {
-    let deadline = desk.deadline(request.head());
     let typed_cell = cell_of::<M::Entity>(cell);
     let call = request.typed::<M>().ok_or_else(malformed)?;
     let outer = desk.begin(TurnId::NONE, typed_cell.place(), deadline, 0);

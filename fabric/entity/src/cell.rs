@@ -161,7 +161,7 @@ impl<T: Entity> AnyCell for StateCell<T> {
 
     fn bytes(&self) -> usize {
         let heap = self.state.try_borrow().ok().and_then(|s| s.as_ref().map(Entity::heap_bytes));
-        size_of::<Self>() + heap.unwrap_or(0)
+        size_of::<Self>().saturating_add(heap.unwrap_or(0))
     }
 }
 

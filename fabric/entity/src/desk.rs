@@ -24,7 +24,7 @@ use crate::entity::MethodInfo;
 use crate::envelope::{Caller, Head, Request};
 use crate::running::Running;
 use crate::syscall::{Answer, Syscall};
-use crate::tickets::{Tickets, Waiter};
+use crate::tickets::{Terms, Tickets, Waiter};
 
 /// A turn's task in its shard's table; [`TurnId::NONE`] for a method of one turn.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -335,41 +335,41 @@ impl Desk {
         Ok(token)
     }
 
-    pub(crate) fn amend(&self, token: Token, change: impl FnOnce(&mut Head)) {
-        if let Some(request) = self.tickets.borrow_mut().made(token) {
-            change(request.head_mut());
+    pub(crate) fn amend(&self, token: Token, change: impl FnOnce(&mut Terms)) {
+        if let Some(terms) = self.tickets.borrow_mut().terms(token) {
+            change(terms);
         }
     }
 
     /// Everything that was made up to `token` leaves, but for `token` itself, which is given.
-    pub(crate) fn take_made(&self, token: Token) -> Option<Request> {
-        let request = self.tickets.borrow_mut().leave(token)?;
+    pub(crate) fn take_made(&self, token: Token) -> Option<(Request, Terms)> {
+        let made = self.tickets.borrow_mut().leave(token)?;
         while let Some(next) = self.next_made() {
             if next == token {
                 break;
             }
             self.let_go(next);
         }
-        Some(request)
+        Some(made)
     }
 
     /// When a call that leaves now is given up.
-    pub(crate) fn deadline(&self, head: &Head) -> Time {
-        let deadline = self.now() + head.timeout.unwrap_or(limits::CALL_TIMEOUT);
+    pub(crate) fn deadline(&self, terms: Terms) -> Time {
+        let deadline = self.now() + terms.timeout.unwrap_or(limits::CALL_TIMEOUT);
         deadline.min(self.turn.get().deadline)
     }
 
     /// Fills in who waits, for how long, and on whose behalf.
-    pub(crate) fn address(&self, request: &mut Request, token: Option<Token>) {
+    pub(crate) fn address(&self, request: &mut Request, terms: Terms, token: Option<Token>) {
         let head = request.head_mut();
         match token {
             Some(token) => {
-                head.deadline = self.deadline(head);
+                head.deadline = self.deadline(terms);
                 head.caller = Caller::Token { shard: self.host.shard(), token };
                 head.path = self.path();
             }
             None => {
-                head.deadline = head.timeout.map_or(Time::MAX, |timeout| self.now() + timeout);
+                head.deadline = terms.timeout.map_or(Time::MAX, |timeout| self.now() + timeout);
                 head.caller = Caller::Nobody;
                 head.path = Path::default();
             }
@@ -380,25 +380,25 @@ impl Desk {
     }
 
     fn let_go(&self, token: Token) {
-        let Some(request) = self.tickets.borrow_mut().leave(token) else { return };
-        self.send(token, request);
+        let Some((request, terms)) = self.tickets.borrow_mut().leave(token) else { return };
+        self.send(token, request, terms);
     }
 
-    fn send(&self, token: Token, mut request: Request) {
-        if request.head().tell {
+    fn send(&self, token: Token, mut request: Request, terms: Terms) {
+        if terms.tell {
             self.tickets.borrow_mut().free(token);
-            self.address(&mut request, None);
+            self.address(&mut request, terms, None);
             return self.host.submit(self, None, Syscall::Tell(request));
         }
-        self.address(&mut request, Some(token));
+        self.address(&mut request, terms, Some(token));
         self.host.submit(self, Some(token), Syscall::Call(request));
     }
 
     /// The holder of `token` gives it up: a call that has not left leaves now, as a tell.
     pub(crate) fn give_up(&self, token: Token) {
-        self.amend(token, |head| head.tell = true);
+        self.amend(token, |terms| terms.tell = true);
         match self.take_made(token) {
-            Some(request) => self.send(token, request),
+            Some((request, terms)) => self.send(token, request, terms),
             None => {
                 self.host.give_up(self, token);
                 self.tickets.borrow_mut().free(token);

@@ -24,9 +24,7 @@ use epicserver_wire::{CallError, Codec, Malformed, Rkyv, uuid::Uuid};
     note = "put `#[message]` on its definition, so that it can be written and read"
 )]
 pub trait Coded:
-    Sized
-    + Archive
-    + for<'a> Serialize<HighSerializer<AlignedVec, ArenaHandle<'a>, rancor::Error>>
+    Sized + Archive + for<'a> Serialize<HighSerializer<AlignedVec, ArenaHandle<'a>, rancor::Error>>
 {
     /// The bytes of the value.
     ///

@@ -344,6 +344,18 @@ impl<T: Entity> Script<T> {
         self.answer(asked, answer);
     }
 
+    /// Lets a clock tick: unlike any other syscall it may be answered again and again.
+    ///
+    /// # Panics
+    /// If `asked` is no clock.
+    pub fn tick(&mut self, asked: &Asked) {
+        let Syscall::Every { .. } = asked.syscall else { panic!("expected a clock, got {asked:?}") };
+        if let Some(token) = asked.token {
+            // The clock may have been dropped meanwhile: then there is nobody to tell.
+            drop(self.desk.tickets().borrow_mut().answer(token, Answer::Done));
+        }
+    }
+
     /// Answers a lock: it is held now.
     pub fn grant(&mut self, asked: Asked) {
         let serial = self.host.sections.get();

@@ -10,6 +10,7 @@
 use std::fmt;
 use std::sync::Arc;
 use std::task::Waker;
+use std::time::Duration;
 
 use epicserver_wire::{Token, limits};
 
@@ -51,6 +52,15 @@ enum Phase {
     Answered,
 }
 
+/// What a caller says of a call before it leaves.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Terms {
+    /// How long it wants to wait.
+    pub(crate) timeout: Option<Duration>,
+    /// Whether it wants no answer.
+    pub(crate) tell: bool,
+}
+
 /// What a phase brings stands beside it, not in it: so that each step writes and reads a word or
 /// two, and not the whole ticket.
 #[derive(Debug)]
@@ -61,6 +71,7 @@ struct Ticket {
     phase: Phase,
     repeats: bool,
     made: Option<Request>,
+    terms: Option<Terms>,
     answer: Option<Answer>,
     waiter: Waiter,
 }
@@ -107,8 +118,17 @@ impl Tickets {
     #[cold]
     fn grow(&mut self, phase: Phase, repeats: bool) -> Option<Token> {
         let index = u32::try_from(self.tickets.len()).ok()?;
-        let (made, answer, waiter) = (None, None, Waiter::Nobody);
-        self.tickets.push(Ticket { generation: 0, next: END, phase, repeats, made, answer, waiter });
+        let (made, terms, answer, waiter) = (None, None, None, Waiter::Nobody);
+        self.tickets.push(Ticket {
+            generation: 0,
+            next: END,
+            phase,
+            repeats,
+            made,
+            terms,
+            answer,
+            waiter,
+        });
         Some(Token::new(index, 0))
     }
 
@@ -133,17 +153,20 @@ impl Tickets {
         (ticket.generation == token.generation() && ticket.phase != Phase::Free).then_some(ticket)
     }
 
-    pub(crate) fn made(&mut self, token: Token) -> Option<&mut Request> {
-        self.get(token)?.made.as_mut()
+    /// The terms of `token`'s call, if it has not left yet.
+    pub(crate) fn terms(&mut self, token: Token) -> Option<&mut Terms> {
+        let ticket = self.get(token).filter(|ticket| ticket.phase == Phase::Made)?;
+        Some(ticket.terms.get_or_insert_default())
     }
 
     /// Takes the call of `token` out, if it has not left: from now on the token waits.
     #[inline]
-    pub(crate) fn leave(&mut self, token: Token) -> Option<Request> {
+    pub(crate) fn leave(&mut self, token: Token) -> Option<(Request, Terms)> {
         let ticket = self.get(token)?;
         let request = ticket.made.take()?;
         ticket.phase = Phase::Sent;
-        Some(request)
+        let terms = if ticket.terms.is_some() { ticket.terms.take() } else { None };
+        Some((request, terms.unwrap_or_default()))
     }
 
     /// Whether `token` is out and unanswered.
@@ -206,6 +229,7 @@ impl Tickets {
         ticket.generation = ticket.generation.wrapping_add(1);
         if ticket.phase != Phase::Sent || !matches!(ticket.waiter, Waiter::Nobody) {
             (ticket.made, ticket.answer, ticket.waiter) = (None, None, Waiter::Nobody);
+            ticket.terms = None;
         }
         ticket.phase = Phase::Free;
         ticket.next = free;

@@ -14,7 +14,8 @@ use std::time::Duration;
 use epicserver_entity::{Activation, AnyCell, Desk, Head, Place, TurnId, detached};
 use epicserver_wire::{EntityId, ErrorKind, Path, Time};
 
-use crate::core::{Core, Mail, Table};
+use crate::core::{Core, Mail, Ready, Table};
+use crate::turns::Task;
 
 /// What an activation takes beside its state: its entry, its place in the index, an allocation.
 const OVERHEAD_BYTES: usize = 128;
@@ -23,7 +24,9 @@ const LOOKS: usize = 64;
 
 impl Core {
     pub(crate) fn bytes_of(cell: &Rc<dyn AnyCell>) -> u32 {
-        u32::try_from(OVERHEAD_BYTES.saturating_add(cell.bytes())).unwrap_or(u32::MAX)
+        // The `#[memory]` hook is user code too: one that panics adds nothing.
+        let bytes = catch_unwind(AssertUnwindSafe(|| cell.bytes())).unwrap_or(0);
+        u32::try_from(OVERHEAD_BYTES.saturating_add(bytes)).unwrap_or(u32::MAX)
     }
 
     /// Where the callee is active; it is made active if it is not.
@@ -52,8 +55,14 @@ impl Core {
         self.make_state(desk, place, &cell, &head.path)?;
         let bytes = Self::bytes_of(&cell);
         self.table.borrow_mut().resize(place, bytes);
-        if !self.table.borrow().could_fit(bytes) || self.make_room(desk, 0).is_err() {
-            self.table.borrow_mut().remove(place);
+        // It is not idle while it makes room for itself.
+        let scheduled = self.table.borrow_mut().schedule(place);
+        let fits = self.table.borrow().could_fit(bytes) && self.make_room(desk, 0).is_ok();
+        if !scheduled {
+            self.table.borrow_mut().unschedule(place);
+        }
+        if !fits {
+            self.abandon(desk, place);
             return Err(ErrorKind::OutOfBudget);
         }
         Ok(place)
@@ -156,7 +165,11 @@ impl Core {
     }
 
     fn may_end(&self, desk: &Desk, turn: u32) -> bool {
-        let tick = self.task(turn, |task| task.tick).flatten();
+        // A method has a caller, what runs is not waiting, and a call of its own is not a tick.
+        let waits = |task: &mut Task| {
+            task.tick.filter(|_| task.running.is_some() && task.method.is_none() && task.asked == 0)
+        };
+        let tick = self.task(turn, waits).flatten();
         tick.is_some_and(|tick| desk.tickets().borrow_mut().is_waited(tick))
     }
 
@@ -172,6 +185,9 @@ impl Core {
 
     /// When the next activation will have been idle for long enough.
     pub(crate) fn next_collection(&self) -> Option<Time> {
+        if !self.collects {
+            return None;
+        }
         let table = self.table.borrow();
         let due = |(list, idle): (usize, Option<Duration>)| Some(table.oldest_use(list)? + idle?);
         self.lists().filter_map(due).min()
@@ -179,6 +195,9 @@ impl Core {
 
     /// Collects what has been idle for long enough.
     pub(crate) fn collect(&self, desk: &Desk) {
+        if !self.collects {
+            return;
+        }
         for (list, idle) in self.lists() {
             let Some(idle) = idle else { continue };
             for _ in 0..LOOKS {
@@ -207,20 +226,27 @@ impl Core {
         }
     }
 
-    /// The entity asked for its own collection.
+    /// The entity asks for its own collection.
+    pub(crate) fn leaves(&self, place: u32) {
+        if self.table.borrow().state(place).is_some() {
+            self.table.borrow_mut().set_leaving(place);
+            self.push(Ready::Deactivate(place));
+        }
+    }
+
+    /// Collects an entity that asked for it, if nothing of it runs any more; otherwise its last
+    /// turn comes here again. Another one may have the place by now, which did not ask.
     pub(crate) fn deactivate(&self, desk: &Desk, place: u32) {
-        if self.table.borrow().state(place).is_none() {
-            return;
+        let (table, may_end) = (&self.table, |turn| self.may_end(desk, turn));
+        if table.borrow().is_leaving(place) && table.borrow().is_idle(place, may_end) {
+            self.end(desk, place);
         }
-        if self.table.borrow().is_idle(place, |turn| self.may_end(desk, turn)) {
-            return self.end(desk, place);
-        }
-        self.table.borrow_mut().set_leaving(place);
     }
 
     /// Collects an idle activation: its hook runs, its ticking tasks are dropped.
     pub(crate) fn end(&self, desk: &Desk, place: u32) {
         let Some(cell) = self.table.borrow().state(place).cloned() else { return };
+        let outer_ending = self.ending.replace(true);
         self.drop_turns(desk, place);
         let path = desk.set_path(Path::new(desk.new_chain()));
         let outer = desk.begin(TurnId::NONE, Place::new(place), Time::MAX, 0);
@@ -239,6 +265,7 @@ impl Core {
         self.table.borrow_mut().unschedule(place);
         self.table.borrow_mut().remove(place);
         self.count(|c| c.collected += 1);
+        self.ending.set(outer_ending);
         for mail in waiting {
             if let Mail::Call(request) = mail {
                 self.route(desk, request, false);
@@ -249,8 +276,14 @@ impl Core {
     fn drop_turns(&self, desk: &Desk, place: u32) {
         let turns: Vec<u32> = self.table.borrow().turns_of(place).collect();
         for turn in turns {
-            if let Some(running) = self.task(turn, |task| task.running.take()).flatten() {
-                self.drop_running(running);
+            match self.task(turn, |task| task.running.take()).flatten() {
+                Some(running) => self.drop_running(desk, turn, running),
+                None => {
+                    // It is being polled further up this stack, and is on its own from now on.
+                    self.task(turn, |task| task.doomed = true);
+                    self.table.borrow_mut().orphan(turn);
+                    continue;
+                }
             }
             self.close_turn(desk, turn);
         }
@@ -269,6 +302,8 @@ impl Core {
     /// The shard ends: each activation runs its hook.
     pub(crate) fn close(&self, desk: &Desk) {
         self.stop();
+        // What the hooks say to entities of this shard is not heard: it would wake them again.
+        self.ending.set(true);
         for (list, _) in self.lists() {
             loop {
                 let oldest = self.table.borrow().oldest(list);

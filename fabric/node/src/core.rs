@@ -87,6 +87,10 @@ pub(crate) struct Core {
     now: Cell<Time>,
     random: Cell<u64>,
     stopping: Cell<bool>,
+    /// Whether anything is ever collected by time.
+    pub(crate) collects: bool,
+    /// An activation is being collected.
+    pub(crate) ending: Cell<bool>,
     pub(crate) table: RefCell<Table>,
     pub(crate) tasks: RefCell<Vec<Option<Task>>>,
     pub(crate) wakers: RefCell<Wakers>,
@@ -98,7 +102,7 @@ pub(crate) struct Core {
     effects: RefCell<Vec<Effect>>,
     unsent: RefCell<Vec<u32>>,
     direct: Cell<u64>,
-    pub(crate) counters: Cell<Counters>,
+    pub(crate) counters: RefCell<Counters>,
 }
 
 impl Core {
@@ -109,6 +113,8 @@ impl Core {
             now: Cell::new(Time::ZERO),
             random: Cell::new(config.seed),
             stopping: Cell::new(false),
+            collects: config.idle.is_some() || config.registry.entities().any(|t| t.idle.is_some()),
+            ending: Cell::new(false),
             table: RefCell::new(table),
             tasks: RefCell::default(),
             wakers: RefCell::new(Wakers::new(config.wakes.clone())),
@@ -120,19 +126,17 @@ impl Core {
             effects: RefCell::default(),
             unsent: RefCell::new(vec![0; usize::from(config.shards)]),
             direct: Cell::new(0),
-            counters: Cell::default(),
+            counters: RefCell::default(),
             config,
         }
     }
 
     pub(crate) fn count(&self, change: impl FnOnce(&mut Counters)) {
-        let mut counters = self.counters.get();
-        change(&mut counters);
-        self.counters.set(counters);
+        change(&mut self.counters.borrow_mut());
     }
 
     pub(crate) fn counters(&self) -> Counters {
-        Counters { direct: self.direct.get(), ..self.counters.get() }
+        Counters { direct: self.direct.get(), ..*self.counters.borrow() }
     }
 
     pub(crate) fn activations(&self) -> (u32, u64) {
@@ -220,6 +224,9 @@ impl Core {
     }
 
     pub(crate) fn fire(&self, desk: &Desk) {
+        if self.timers.borrow().deadline().is_none_or(|deadline| deadline > self.time()) {
+            return;
+        }
         let mut fired = self.fired.take();
         self.timers.borrow_mut().expire(self.time(), &mut fired);
         for timer in fired.drain(..) {
@@ -266,6 +273,7 @@ impl Core {
             let holder = self.table.borrow().holder(place);
             let method = holder.and_then(|turn| self.task(turn, |task| task.method).flatten());
             let progress = method.map_or(Progress::Queued, |m| Progress::QueuedBehind(m.id));
+            self.look_again(place);
             return Some((Ran::No, progress));
         }
         let turns: Vec<u32> = self.table.borrow().turns_of(place).collect();
@@ -379,6 +387,10 @@ impl Core {
 
     /// Admits a call to its callee's activation, which is made if there is none.
     fn deliver(&self, desk: &Desk, request: Request, now: bool) {
+        if self.ending.get() {
+            // What an activation says at its end must not end others below it on the stack.
+            return self.push(Ready::Pass(u32::MAX, request));
+        }
         let place = match self.ensure(desk, request.head()) {
             Ok(place) => place,
             Err(kind) => return self.refuse(desk, request, kind),
@@ -454,14 +466,23 @@ impl Core {
         for _ in 0..BATCH {
             let next = self.table.borrow_mut().next(place);
             match next {
-                None => return,
+                // Whoever they wait for looks again.
+                None if self.table.borrow().mails(place) > 0 => return,
+                None => break,
                 Some((mail, Admission::Refuse(kind))) => self.refuse_mail(desk, mail, kind),
                 Some((Mail::Call(request), _)) => self.start(desk, place, request),
                 Some((Mail::Section { turn, token, .. }, _)) => self.hold(desk, turn, token),
             }
         }
+        self.look_again(place);
+    }
+
+    /// Something has happened at an activation: who waits may go on now, or it may leave.
+    pub(crate) fn look_again(&self, place: u32) {
         if self.table.borrow().mails(place) > 0 {
             self.schedule(place);
+        } else if self.table.borrow().is_leaving(place) {
+            self.push(Ready::Deactivate(place));
         }
     }
 
@@ -491,11 +512,11 @@ impl Host for Core {
     }
 
     #[inline]
-    fn open(&self, desk: &Desk, head: &mut Head) -> Option<Rc<dyn AnyCell>> {
+    fn open(&self, _: &Desk, head: &mut Head) -> Option<Rc<dyn AnyCell>> {
         if !self.config.direct {
             return None;
         }
-        let place = self.place_here(desk, head)?;
+        let place = self.place_here(head)?;
         head.place = Place::new(place);
         let mut table = self.table.borrow_mut();
         if !table.is_open(place, false) {
@@ -519,7 +540,7 @@ impl Host for Core {
         if !self.config.direct {
             return None;
         }
-        let place = self.place_here(desk, head)?;
+        let place = self.place_here(head)?;
         if !self.table.borrow().is_open(place, method.mode == Mode::Exclusive) || !desk.nest() {
             return None;
         }
@@ -589,7 +610,7 @@ impl Host for Core {
                 self.want(desk, turn.id.index(), token, Some(name));
             }
             (Syscall::Release { section }, _) => self.release(desk, section),
-            (Syscall::Deactivate, _) => self.push(Ready::Deactivate(turn.place.index())),
+            (Syscall::Deactivate, _) => self.leaves(turn.place.index()),
             (syscall, token) => self.named_syscall(desk, turn.place.index(), token, syscall),
         }
     }
@@ -609,17 +630,11 @@ impl Host for Core {
 }
 
 impl Core {
-    /// Where the callee is active, if it is on this shard; it is made active if that needs no wait.
+    /// Where the callee is active, if it is here. A call that finds it inactive is submitted: only
+    /// then does it have the path on whose behalf the `activate` hook runs, and a hook that fails is
+    /// tried once.
     #[inline]
-    fn place_here(&self, desk: &Desk, head: &Head) -> Option<u32> {
-        let found =
-            self.table.borrow().find(&head.to, head.place.index(), |cell, id| cell.id() == id);
-        if found.is_some() {
-            return found;
-        }
-        if head.to.shard(self.config.shards) != self.shard_id() {
-            return None;
-        }
-        self.ensure(desk, head).ok()
+    fn place_here(&self, head: &Head) -> Option<u32> {
+        self.table.borrow().find(&head.to, head.place.index(), |cell, id| cell.id() == id)
     }
 }

@@ -232,6 +232,6 @@ impl Drop for Shard {
     fn drop(&mut self) {
         // Futures of user code are dropped where their guards can still reach the desk.
         let _on = self.desk.enter();
-        self.core.drop_tasks();
+        self.core.drop_tasks(&self.desk);
     }
 }

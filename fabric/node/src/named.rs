@@ -205,6 +205,10 @@ impl Core {
             return self.overloaded(desk, Some(token));
         };
         if !event.set {
+            if event.waiting.len().is_power_of_two() {
+                // Those that have given up take no room.
+                event.waiting.retain(|token| desk.tickets().borrow_mut().waits(*token));
+            }
             event.waiting.push_back(token);
             return;
         }

@@ -124,16 +124,17 @@ impl Core {
         if held {
             self.thaw(place);
         }
-        if self.table.borrow().mails(place) > 0 {
-            self.schedule(place);
-        }
+        self.look_again(place);
     }
 
     /// Nobody waits for `token` any more: what it waited for is not granted.
     pub(crate) fn withdraw(&self, desk: &Desk, token: Token) {
         let place = desk.turn().place.index();
         let mine = |mail: &Mail| matches!(mail, Mail::Section { token: t, .. } if *t == token);
-        drop(self.table.borrow_mut().withdraw(place, mine));
+        let withdrawn = self.table.borrow_mut().withdraw(place, mine);
+        if withdrawn.is_some() {
+            self.look_again(place);
+        }
         self.task(desk.turn().id.index(), |task| {
             task.wants = task.wants.take().filter(|(wanted, _)| *wanted != token);
         });

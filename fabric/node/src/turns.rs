@@ -31,7 +31,7 @@ pub(crate) struct Task {
     /// Listed to be polled.
     queued: bool,
     /// Its activation was reset while it was being polled.
-    doomed: bool,
+    pub(crate) doomed: bool,
     /// It makes the state of its activation.
     pub(crate) activates: bool,
     /// Calls that it made and that are not answered.
@@ -213,17 +213,21 @@ impl Core {
         if !self.table.borrow_mut().may_run(turn) {
             return;
         }
-        let Some(Some((mut running, caller, deadline))) = self.task(turn, |task| {
-            task.running.take().map(|running| (running, task.caller, task.deadline))
-        }) else {
+        let Some(mut running) = self.task(turn, |task| task.running.take()).flatten() else {
             return;
         };
+        let deadline = self.task(turn, |task| task.deadline).unwrap_or(Time::MAX);
         let (place, path) = self.where_is(turn);
         let outer_path = desk.set_path(path);
         let outer = desk.begin(TurnId::new(turn), Place::new(place), deadline, 0);
         let polled = self.poll(desk, turn, &mut running);
         desk.end(outer);
         let path = desk.set_path(outer_path);
+        if matches!(polled, Polled::Pending) && self.task(turn, |task| task.doomed) == Some(false) {
+            self.task(turn, |task| task.running = Some(running));
+            return;
+        }
+        let caller = self.task(turn, |task| task.caller).unwrap_or(Caller::Nobody);
         self.settle(desk, turn, (running, polled), |core, outcome| match outcome {
             Ok(Some(request)) => core.answer(desk, caller, Answer::Reply(request)),
             Ok(None) => {}
@@ -265,13 +269,14 @@ impl Core {
     ) {
         let doomed = self.task(turn, |task| task.doomed).unwrap_or(false);
         match polled {
-            Polled::Pending if !doomed => {
-                self.task(turn, |task| task.running = Some(running));
-            }
-            Polled::Pending => {
-                self.drop_running(running);
+            // What it did after the reset, it did to a state that is gone.
+            Polled::Pending | Polled::Done if doomed => {
+                self.drop_running(desk, turn, running);
                 self.close_turn(desk, turn);
                 ended(self, Err(ErrorKind::Reset));
+            }
+            Polled::Pending => {
+                self.task(turn, |task| task.running = Some(running));
             }
             Polled::Done => {
                 let request = running.finish();
@@ -286,9 +291,19 @@ impl Core {
             Polled::Panicked => {
                 let (place, _) = self.where_is(turn);
                 let method = self.task(turn, |task| task.method).flatten();
-                self.drop_running(running);
+                let activates = self.task(turn, |task| task.activates) == Some(true);
+                self.drop_running(desk, turn, running);
                 self.close_turn(desk, turn);
                 ended(self, Err(ErrorKind::Panicked));
+                if doomed {
+                    // It belonged to the state before; the one of now is not to blame.
+                    return self.panic_notice(place, method);
+                }
+                if activates {
+                    // There is no state to start anew from: whoever waits is told.
+                    self.panic_notice(place, None);
+                    return self.activated(desk, place);
+                }
                 self.reset(desk, place, method);
             }
         }
@@ -304,8 +319,18 @@ impl Core {
         self.reset(desk, place, method);
     }
 
-    /// Drops a task's future; what its destructors do may panic too, and is contained.
-    pub(crate) fn drop_running(&self, running: Box<dyn Running>) {
+    /// Drops a task's future, as a last turn of its own, so that what its destructors say leaves;
+    /// they may panic too, which is contained.
+    pub(crate) fn drop_running(&self, desk: &Desk, turn: u32, running: Box<dyn Running>) {
+        let (place, path) = self.where_is(turn);
+        let outer_path = desk.set_path(path);
+        let outer = desk.begin(TurnId::new(turn), Place::new(place), Time::MAX, 0);
+        self.finish_running(running);
+        desk.end(outer);
+        drop(desk.set_path(outer_path));
+    }
+
+    fn finish_running(&self, running: Box<dyn Running>) {
         match catch_unwind(AssertUnwindSafe(|| running.finish())) {
             Ok(Some(request)) => request.recycle(),
             Ok(None) => {}
@@ -325,11 +350,7 @@ impl Core {
         if held {
             self.thaw(place);
         }
-        if self.table.borrow().mails(place) > 0 {
-            self.schedule(place);
-        } else if self.table.borrow().is_leaving(place) {
-            self.push(Ready::Deactivate(place));
-        }
+        self.look_again(place);
     }
 
     /// The turns that an exclusive one kept from running go on.
@@ -383,18 +404,21 @@ impl Core {
 
     /// User code of an activation panicked: it starts anew (**N6**).
     pub(crate) fn reset(&self, desk: &Desk, place: u32, method: Option<&'static MethodInfo>) {
-        self.count(|c| c.panics += 1);
-        let cell = self.table.borrow().state(place).cloned();
-        let entity = cell.as_ref().map(|cell| format!("{:?}", cell.id()));
-        let method = method.map(|method| method.name);
-        self.effect(Effect::Notice(Notice::Panicked { entity, method }));
-        let Some(cell) = cell else { return };
+        self.panic_notice(place, method);
+        let Some(cell) = self.table.borrow().state(place).cloned() else { return };
         let turns: Vec<u32> = self.table.borrow().turns_of(place).collect();
         for turn in turns {
             self.reset_turn(desk, turn);
         }
         self.named.borrow_mut().remove(place);
         self.restart(desk, place, cell.id().clone());
+    }
+
+    fn panic_notice(&self, place: u32, method: Option<&'static MethodInfo>) {
+        self.count(|c| c.panics += 1);
+        let entity = self.table.borrow().state(place).map(|cell| format!("{:?}", cell.id()));
+        let method = method.map(|method| method.name);
+        self.effect(Effect::Notice(Notice::Panicked { entity, method }));
     }
 
     fn reset_turn(&self, desk: &Desk, turn: u32) {
@@ -410,17 +434,19 @@ impl Core {
         let (_, path) = self.where_is(turn);
         let mail = self.table.borrow().place_of(turn);
         self.withdraw_sections(mail, turn);
-        self.drop_running(running);
+        self.drop_running(desk, turn, running);
         self.close_turn(desk, turn);
         let error = CallError::new(ErrorKind::Reset, Ran::Unknown, path.chain());
         self.answer(desk, caller, Answer::Failed(error));
     }
 
     /// Drops every task, for the shard's end.
-    pub(crate) fn drop_tasks(&self) {
+    pub(crate) fn drop_tasks(&self, desk: &Desk) {
         let tasks = std::mem::take(&mut *self.tasks.borrow_mut());
-        for running in tasks.into_iter().flatten().filter_map(|task| task.running) {
-            self.drop_running(running);
+        for (turn, task) in (0..).zip(tasks) {
+            if let Some(running) = task.and_then(|task| task.running) {
+                self.drop_running(desk, turn, running);
+            }
         }
     }
 }

@@ -561,18 +561,41 @@ impl<S, W: Waiting> Activations<S, W> {
         }
     }
 
+    /// A turn is on no activation from now on.
+    pub fn orphan(&mut self, turn: u32) {
+        let Some(path) = self.path_of(turn).cloned() else { return };
+        self.unlink_turn(turn);
+        if let Some(entry) = self.turns.get_mut(turn) {
+            *entry = Turn {
+                place: NONE,
+                previous: NONE,
+                next: NONE,
+                frozen: false,
+                section: None,
+                path,
+            };
+        }
+    }
+
     /// A turn ends, and with it its sections. Says whether it held its activation.
     pub fn end(&mut self, turn: u32) -> bool {
-        let Some(entry) = self.turns.remove(turn) else { return false };
-        if let Some(previous) = self.turns.get_mut(entry.previous) {
-            previous.next = entry.next;
-        } else if let Some(activation) = self.activations.get_mut(entry.place) {
-            activation.first_turn = entry.next;
+        let held = self.unlink_turn(turn);
+        self.turns.remove(turn);
+        held
+    }
+
+    fn unlink_turn(&mut self, turn: u32) -> bool {
+        let Some(entry) = self.turns.get(turn) else { return false };
+        let (place, previous, next) = (entry.place, entry.previous, entry.next);
+        if let Some(previous) = self.turns.get_mut(previous) {
+            previous.next = next;
+        } else if let Some(activation) = self.activations.get_mut(place) {
+            activation.first_turn = next;
         }
-        if let Some(next) = self.turns.get_mut(entry.next) {
-            next.previous = entry.previous;
+        if let Some(next) = self.turns.get_mut(next) {
+            next.previous = previous;
         }
-        let Some(activation) = self.activations.get_mut(entry.place) else { return false };
+        let Some(activation) = self.activations.get_mut(place) else { return false };
         let held = activation.holder == turn;
         if held {
             activation.holder = NONE;

@@ -49,7 +49,9 @@ pub use epicserver_entity::{
     Answer, Ask, Asked, At, Call, Cx, Event, Interval, Lock, LockGuard, Message, Pool, Queue, Ref,
     Registry, RegistryError, Request, Run, Script, Syscall,
 };
-pub use epicserver_macros::{activate, deactivate, entity, exclusive, main, memory, message, test};
+#[cfg(feature = "test")]
+pub use epicserver_macros::test;
+pub use epicserver_macros::{activate, deactivate, entity, exclusive, main, memory, message};
 pub use epicserver_shard::StartError;
 pub use epicserver_shard::idle::Mode as IdleMode;
 pub use epicserver_wire::uuid::Uuid;

@@ -26,6 +26,19 @@ impl Tally {
     }
 }
 
+async fn add_twenty(one: Ref<Tally>, other: Ref<Tally>) -> Result<()> {
+    for _ in 0..10 {
+        one.add(1).await?;
+        one.add_to(other.clone(), 1).await?;
+    }
+    Ok(())
+}
+
+fn add_until_it_fails(client: &Client, key: u64) {
+    let tally = client.get::<Tally>(key);
+    while client.block_on(tally.add(1)).is_ok() {}
+}
+
 fn all(builder: Builder) -> Builder {
     builder.entity::<Tally>()
 }
@@ -53,20 +66,13 @@ fn a_client_can_be_shared_by_threads() {
 #[test]
 fn many_tasks_of_tokio_call_through_one_client() {
     with_clients(|client| {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).build().unwrap();
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(2).build().unwrap();
         let sum = runtime.block_on(async {
             let tasks: Vec<_> = (0..200_u64)
                 .map(|task| {
                     let client = client.clone();
-                    tokio::spawn(async move {
-                        let one = client.get::<Tally>(task % 8);
-                        let other = client.get::<Tally>(task % 5);
-                        for _ in 0..10 {
-                            one.add(1).await?;
-                            one.add_to(other.clone(), 1).await?;
-                        }
-                        Ok::<(), CallError>(())
-                    })
+                    tokio::spawn(add_twenty(client.get(task % 8), client.get(task % 5)))
                 })
                 .collect();
             for task in tasks {
@@ -154,10 +160,7 @@ fn every_call_made_while_a_node_is_dropped_ends() {
             let threads: Vec<_> = (0..4)
                 .map(|key| {
                     let client = client.clone();
-                    std::thread::spawn(move || {
-                        let tally = client.get::<Tally>(key);
-                        while client.block_on(tally.add(1)).is_ok() {}
-                    })
+                    std::thread::spawn(move || add_until_it_fails(&client, key))
                 })
                 .collect();
             assert!(client.block_on(client.get::<Tally>(9).add(1)).is_ok());

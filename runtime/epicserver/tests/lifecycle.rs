@@ -1,4 +1,4 @@
-//! The life of activations: hooks, timers, collection, panics, the end of a node.
+//! The life of activations: hooks, timers, collection, the end of a node.
 
 mod common;
 
@@ -159,13 +159,30 @@ struct Refuses;
 impl Refuses {
     #[activate]
     async fn make(at: At<Self>) -> Self {
-        drop(at.sleep(MILLISECOND).await);
+        let _slept = at.sleep(MILLISECOND).await;
         panic!("it does not want to be made")
     }
 
     pub fn is_here(&self) -> bool {
         true
     }
+}
+
+/// Whoever leaves sends for the next.
+#[entity(key = u64)]
+#[derive(Default)]
+struct Chained;
+
+#[entity]
+impl Chained {
+    #[deactivate]
+    fn leave(&mut self, at: At<Self>) {
+        if at.key() < 5000 {
+            at.pool().get::<Self>(at.key() + 1000).call().tell();
+        }
+    }
+
+    pub fn call(&self) {}
 }
 
 /// Served by no node.
@@ -178,82 +195,10 @@ impl Missing {
     pub fn nothing(&self) {}
 }
 
-/// Panics when it is told to.
-#[entity(key = u64)]
-#[derive(Default)]
-struct Fragile {
-    calls: u32,
-}
-
-struct PanicsWhenDropped;
-
-impl Drop for PanicsWhenDropped {
-    fn drop(&mut self) {
-        panic!("dropped");
-    }
-}
-
-struct TellsWhenDropped(Ref<Log>);
-
-impl Drop for TellsWhenDropped {
-    fn drop(&mut self) {
-        self.0.add("dropped".to_owned()).tell();
-    }
-}
-
-#[entity]
-impl Fragile {
-    pub fn call(&mut self) -> u32 {
-        self.calls += 1;
-        self.calls
-    }
-
-    pub fn break_in_a_turn(&mut self) -> u32 {
-        panic!("a turn")
-    }
-
-    pub async fn break_after(_cx: Cx<Self>, gate: Ref<Gate>) -> Result<u32> {
-        gate.pass().await?;
-        panic!("a task")
-    }
-
-    pub async fn break_at_once(_cx: Cx<Self>) -> u32 {
-        panic!("a task at its start")
-    }
-
-    #[exclusive]
-    pub async fn break_alone(&mut self, gate: Ref<Gate>) -> Result<u32> {
-        gate.pass().await?;
-        panic!("an exclusive task")
-    }
-
-    pub async fn pass(cx: Cx<Self>, gate: Ref<Gate>) -> Result<u32> {
-        let passed = gate.pass().await;
-        cx.with(|fragile| fragile.calls += 1);
-        passed.map(|()| 0)
-    }
-
-    pub async fn pass_with_a_bomb(_cx: Cx<Self>, gate: Ref<Gate>) -> Result<()> {
-        let bomb = PanicsWhenDropped;
-        let passed = gate.pass().await;
-        std::mem::forget(bomb);
-        passed
-    }
-
-    pub async fn pass_and_tell(_cx: Cx<Self>, gate: Ref<Gate>, log: Ref<Log>) -> Result<()> {
-        let _tells = TellsWhenDropped(log);
-        gate.pass().await
-    }
-
-    pub async fn break_itself(cx: Cx<Self>) -> Result<String> {
-        let kind = cx.this().break_in_a_turn().await.map_err(CallError::kind);
-        Ok(format!("{kind:?}"))
-    }
-}
-
 fn all(builder: Builder) -> Builder {
     let builder = builder.entity::<Log>().entity::<Guest>().entity::<Loaded>();
-    builder.entity::<Fails>().entity::<FailsLater>().entity::<Refuses>().entity::<Fragile>()
+    let builder = builder.entity::<Chained>();
+    builder.entity::<Fails>().entity::<FailsLater>().entity::<Refuses>()
 }
 
 #[test]
@@ -375,7 +320,10 @@ fn a_method_that_waits_for_a_clock_is_not_idle() {
         all(builder).idle_after(Duration::from_millis(5))
     }
     on_nodes(&[1, 2], idle, async |pool: Pool| {
-        assert_eq!(pool.get::<Guest>(1).three_ticks().timeout(Duration::from_secs(20)).await, Ok(3));
+        assert_eq!(
+            pool.get::<Guest>(1).three_ticks().timeout(Duration::from_secs(20)).await,
+            Ok(3)
+        );
     });
 }
 
@@ -424,7 +372,9 @@ fn a_full_budget_makes_those_leave_that_were_used_longest_ago() {
         let lines = lines.await.unwrap();
         let left: Vec<&String> = lines.iter().filter(|line| line.starts_with("left")).collect();
         assert!(left.len() > 30, "{lines:?}");
-        assert!(left.is_sorted_by_key(|line| line.split(' ').nth(1).and_then(|key| key.parse::<u64>().ok())));
+        assert!(left.is_sorted_by_key(|line| {
+            line.split(' ').nth(1).and_then(|key| key.parse::<u64>().ok())
+        }));
     });
 }
 
@@ -465,95 +415,14 @@ fn hooks_run_when_the_node_stops() {
 }
 
 #[test]
-fn n6_a_panic_ends_its_call_and_the_entity_starts_anew() {
-    on_nodes(&[1, 2], all, async |pool: Pool| {
-        for key in 0..4 {
-            let fragile = pool.get::<Fragile>(key);
-            assert_eq!(fragile.call().await, Ok(1));
-            let error = fragile.break_in_a_turn().await.unwrap_err();
-            assert_eq!((error.kind(), error.ran()), (ErrorKind::Panicked, Ran::Yes));
-            assert_eq!(fragile.call().await, Ok(1));
-            let error = fragile.break_at_once().await.unwrap_err();
-            assert_eq!((error.kind(), error.ran()), (ErrorKind::Panicked, Ran::Yes));
-            assert_eq!(fragile.call().await, Ok(1));
+fn n10_those_who_leave_for_lack_of_room_may_call_others_who_need_room() {
+    fn small(builder: Builder) -> Builder {
+        all(builder).memory_bytes_max(100_000)
+    }
+    on_nodes(&[1], small, async |pool: Pool| {
+        for key in 1..1000 {
+            pool.get::<Chained>(key).call().await.unwrap();
         }
-    });
-}
-
-#[test]
-fn n6_a_panic_resets_the_methods_that_were_parked() {
-    on_nodes(&[1, 2], all, async |pool: Pool| {
-        for key in 0..4 {
-            let (fragile, gates) = (pool.get::<Fragile>(key), key * 2 + 10);
-            let (gate, other) = (pool.get::<Gate>(gates), pool.get::<Gate>(gates + 1));
-            let (breaks, parked) = (fragile.break_after(gate.clone()), fragile.pass(other.clone()));
-            gate.came(1).await.unwrap();
-            other.came(1).await.unwrap();
-            gate.open().await.unwrap();
-            let error = breaks.await.unwrap_err();
-            assert_eq!((error.kind(), error.ran()), (ErrorKind::Panicked, Ran::Yes));
-            let error = parked.await.unwrap_err();
-            assert_eq!((error.kind(), error.ran()), (ErrorKind::Reset, Ran::Unknown));
-            assert_eq!(fragile.call().await, Ok(1));
-            other.open().await.unwrap();
-            assert_eq!(fragile.call().await, Ok(2), "the reset method does not come back");
-        }
-    });
-}
-
-#[test]
-fn n6_calls_that_waited_behind_a_method_that_panics_run_on_a_fresh_state() {
-    on_nodes(&[1, 2], all, async |pool: Pool| {
-        for key in 0..4 {
-            let (fragile, gate) = (pool.get::<Fragile>(key), pool.get::<Gate>(key));
-            assert_eq!(fragile.call().await, Ok(1));
-            let breaks = fragile.break_alone(gate.clone());
-            gate.came(1).await.unwrap();
-            let (one, other) = (fragile.call(), fragile.call());
-            gate.open().await.unwrap();
-            let error = breaks.await.unwrap_err();
-            assert_eq!((error.kind(), error.ran()), (ErrorKind::Panicked, Ran::Yes));
-            assert_eq!((one.await, other.await), (Ok(1), Ok(2)));
-        }
-    });
-}
-
-#[test]
-fn n6_a_method_that_survives_the_panic_of_its_own_call_is_reset_as_well() {
-    on_nodes(&[1, 2], all, async |pool: Pool| {
-        for key in 0..4 {
-            let fragile = pool.get::<Fragile>(key);
-            let error = fragile.break_itself().await.unwrap_err();
-            assert_eq!((error.kind(), error.ran()), (ErrorKind::Reset, Ran::Unknown));
-            assert_eq!(fragile.call().await, Ok(1));
-        }
-    });
-}
-
-#[test]
-fn a_future_whose_destructor_panics_harms_nobody_else() {
-    on_nodes(&[1, 2], all, async |pool: Pool| {
-        let (fragile, gate) = (pool.get::<Fragile>(1), pool.get::<Gate>(1));
-        let bomb = fragile.pass_with_a_bomb(gate.clone());
-        gate.came(1).await.unwrap();
-        let error = fragile.break_in_a_turn().await.unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Panicked);
-        assert_eq!(bomb.await.unwrap_err().kind(), ErrorKind::Reset);
-        assert_eq!(fragile.call().await, Ok(1));
-        gate.open().await.unwrap();
-    });
-}
-
-#[test]
-fn what_a_destructor_of_a_reset_method_tells_arrives() {
-    on_nodes(&[1, 2], all, async |pool: Pool| {
-        let (fragile, gate) = (pool.get::<Fragile>(1), pool.get::<Gate>(1));
-        let parked = fragile.pass_and_tell(gate.clone(), pool.get(1));
-        gate.came(1).await.unwrap();
-        fragile.break_in_a_turn().tell();
-        assert_eq!(parked.await.unwrap_err().kind(), ErrorKind::Reset);
-        assert_eq!(pool.get::<Log>(1).lines(1).await.unwrap(), ["dropped"]);
-        gate.open().await.unwrap();
     });
 }
 
@@ -584,7 +453,7 @@ fn h7_a_node_whose_time_to_stop_is_over_ends_what_it_did_not_finish() {
             let node = all(node(shards, direct)).start().unwrap();
             let client = node.client();
             let gate = client.get::<Gate>(1);
-            let mut held = Box::pin(client.get::<Fragile>(1).pass(gate.clone()));
+            let mut held = Box::pin(client.get::<Guest>(1).go_after(gate.clone()));
             assert!(client.block_on(async { futures_util::poll!(held.as_mut()).is_pending() }));
             client.block_on(gate.came(1)).unwrap();
             assert!(!node.shut_down(Duration::from_millis(20)), "a call is held back");

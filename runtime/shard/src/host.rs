@@ -267,6 +267,7 @@ fn mesh(doors: &[Arc<Door>]) -> Vec<Vec<Peer>> {
                 outgoing: outgoing?,
                 door: Arc::clone(doors.get(index)?),
                 unsent: VecDeque::new(),
+                left: 0,
             })
         });
         peers.collect()

@@ -2,13 +2,15 @@
 //!
 //! # Invariants
 //! - **H1** Whatever is put into an inlet is seen by its shard, asleep or not: put, then unpark.
-//! - **H2** A call is taken and answered, or refused here; its caller is told once.
+//! - **H2** A call is taken and answered, or refused here; its caller is told once. So what comes
+//!   after a shard has closed is refused by whoever put it in, and a call that a shard forgets is
+//!   answered when it is dropped.
 //!
 //! # Not here
 //! Messages between shards: those have rings.
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -17,7 +19,7 @@ use crossbeam_channel::Sender;
 use crossbeam_queue::{ArrayQueue, SegQueue};
 use epicserver_entity::{Answer, Gateway, Pending, Request, TurnId};
 use epicserver_node::{Inlet, RootTask, WakeSink};
-use epicserver_wire::{CallError, ChainId, ErrorKind, limits};
+use epicserver_wire::{CallError, ChainId, ErrorKind, Ran, limits};
 
 use crate::park::Unparker;
 
@@ -42,6 +44,8 @@ pub(crate) struct Probe {
 pub(crate) struct Door {
     /// Something is inside: so that an idle loop looks at one flag and not at two queues.
     full: AtomicBool,
+    /// The shard takes nothing any more.
+    closed: AtomicBool,
     control: ArrayQueue<Control>,
     /// Bounded by the wakers' own flags: at most one entry a turn.
     woken: SegQueue<TurnId>,
@@ -51,7 +55,8 @@ pub(crate) struct Door {
 impl Door {
     pub(crate) fn new(unparker: Unparker) -> Self {
         let control = ArrayQueue::new(limits::CLIENT_QUEUE_MAX);
-        Self { full: AtomicBool::new(false), control, woken: SegQueue::new(), unparker }
+        let (full, closed) = (AtomicBool::new(false), AtomicBool::new(false));
+        Self { full, closed, control, woken: SegQueue::new(), unparker }
     }
 
     fn ring(&self) {
@@ -60,9 +65,31 @@ impl Door {
     }
 
     fn put(&self, control: Control) -> Result<(), Control> {
-        self.control.push(control)?;
+        let put = self.control.push(control);
+        // Either this sees that the door is closed, or who closes it sees what was put.
+        fence(Ordering::SeqCst);
+        if self.closed.load(Ordering::SeqCst) {
+            self.refuse_all();
+        }
+        put?;
         self.ring();
         Ok(())
+    }
+
+    /// The shard takes nothing any more: what is inside, and what comes yet, is refused.
+    pub(crate) fn close(&self) {
+        self.closed.store(true, Ordering::SeqCst);
+        fence(Ordering::SeqCst);
+        self.refuse_all();
+    }
+
+    fn refuse_all(&self) {
+        while let Some(control) = self.control.pop() {
+            if let Control::Outside(Inlet { pending: Some(pending), .. }) = control {
+                let error = CallError::refused(ErrorKind::Stopping, ChainId::NONE);
+                pending.answer(Answer::Failed(error));
+            }
+        }
     }
 
     pub(crate) fn unpark(&self) {
@@ -133,7 +160,7 @@ impl Gateway for Inlets {
         reply: bool,
     ) -> Result<Arc<dyn Pending>, CallError> {
         let slot = Arc::new(Slot::default());
-        let pending = reply.then(|| Arc::clone(&slot) as Arc<dyn Pending>);
+        let pending = reply.then(|| Arc::new(Promise::new(&slot)) as Arc<dyn Pending>);
         let shards = u16::try_from(self.doors.len()).unwrap_or(u16::MAX);
         let shard = request.to().shard(shards).index();
         let control = Control::Outside(Inlet { request, timeout, pending });
@@ -141,6 +168,37 @@ impl Gateway for Inlets {
         let door = self.doors.get(shard).ok_or_else(|| refused(ErrorKind::Stopping))?;
         door.put(control).map_err(|_| refused(ErrorKind::Overloaded))?;
         Ok(slot)
+    }
+}
+
+/// What a shard has of a call from outside: one that it drops unanswered is answered by that (**H2**).
+struct Promise {
+    slot: Arc<Slot>,
+    kept: AtomicBool,
+}
+
+impl Promise {
+    fn new(slot: &Arc<Slot>) -> Self {
+        Self { slot: Arc::clone(slot), kept: AtomicBool::new(false) }
+    }
+}
+
+impl Pending for Promise {
+    fn poll(&self, cx: &mut Context<'_>) -> Poll<Answer> {
+        self.slot.poll(cx)
+    }
+
+    fn answer(&self, answer: Answer) {
+        if !self.kept.swap(true, Ordering::Relaxed) {
+            self.slot.answer(answer);
+        }
+    }
+}
+
+impl Drop for Promise {
+    fn drop(&mut self) {
+        let error = CallError::new(ErrorKind::Stopping, Ran::Unknown, ChainId::NONE);
+        self.answer(Answer::Failed(error));
     }
 }
 

@@ -30,6 +30,11 @@ use crate::ring::{Consumer, Full, Producer};
 const RING_BATCH: usize = 32;
 /// Tasks run before the rings are looked at again.
 const RUN_BATCH: u32 = 64;
+/// Busy rounds of the loop between two looks at the clock: a round takes well under a microsecond
+/// when it is short, and a long one ends the wait for the next look.
+const BUSY_ROUNDS: u32 = 4;
+/// Messages that have left before the shard is told so; it may hold far more unsent.
+const SENT_BATCH: u32 = 256;
 /// Rounds of an idle loop between two looks at the clock.
 const IDLE_ROUNDS: u32 = 8;
 
@@ -40,6 +45,8 @@ pub(crate) struct Peer {
     pub(crate) outgoing: Producer<Message>,
     pub(crate) door: Arc<Door>,
     pub(crate) unsent: VecDeque<Message>,
+    /// Messages that have left and of which the shard does not know yet.
+    pub(crate) left: u32,
 }
 
 /// Everything that one shard's thread owns.
@@ -70,17 +77,21 @@ impl Worker {
     pub(crate) fn run(mut self) {
         let mut time = now();
         let mut idle_since = time;
-        let mut rounds = 0;
+        let (mut rounds, mut busy_rounds) = (0_u32, 0_u32);
         while !self.closing {
             let mut busy = self.receive(time);
             let due = self.shard.deadline().is_some_and(|deadline| deadline <= time);
-            if due || self.shard.is_ready() {
+            let ran = due || self.shard.is_ready();
+            if ran {
                 self.shard.run(time, RUN_BATCH, &mut self.effects);
                 busy = true;
             }
             self.send(time);
             if busy {
-                time = now();
+                busy_rounds += 1;
+                if rounds > 0 || ran || busy_rounds % BUSY_ROUNDS == 0 {
+                    time = now();
+                }
                 idle_since = time;
                 rounds = 0;
                 continue;
@@ -95,6 +106,7 @@ impl Worker {
             }
         }
         self.send(now());
+        self.door.close();
     }
 
     /// Takes what other threads have sent. Says whether there was anything.
@@ -177,7 +189,10 @@ impl Worker {
         if count > 0 {
             peer.door.unpark();
             self.sent += u64::from(count);
-            let sent = Event::Sent { to: peer.shard, count };
+            peer.left += count;
+        }
+        if peer.left >= SENT_BATCH {
+            let sent = Event::Sent { to: peer.shard, count: std::mem::take(&mut peer.left) };
             self.shard.handle(time, sent, &mut self.effects);
         }
     }

@@ -13,7 +13,7 @@ pub(crate) fn within(test: impl FnOnce() + Send + 'static) {
     let (give, take) = channel();
     let thread = thread::spawn(move || {
         test();
-        drop(give.send(()));
+        let _gone = give.send(());
     });
     match take.recv_timeout(Duration::from_secs(60)) {
         Ok(()) => {}
