@@ -26,7 +26,7 @@ use crate::envelope::{Envelope, Request};
 use crate::message::Message;
 use crate::reference::Target;
 use crate::running::Started;
-use crate::syscall::{Answer, Syscall};
+use crate::syscall::Answer;
 use crate::tickets::Terms;
 
 /// A call that was made: await it for its outcome.
@@ -198,7 +198,7 @@ fn depart<M: Method>(
             return polled::<M>(desk, token, request, entry);
         }
     }
-    desk.host().submit(desk, Some(token), Syscall::Call(request));
+    desk.host().call(desk, Some(token), request);
     None
 }
 

@@ -112,7 +112,9 @@ pub trait Host {
         running: Box<dyn Running>,
         token: Token,
     ) -> Result<Option<Request>, CallError>;
-    /// A syscall leaves. Without a token nobody waits for its answer.
+    /// A call leaves: [`Syscall::Call`] or, without a token, [`Syscall::Tell`], in two words.
+    fn call(&self, desk: &Desk, token: Option<Token>, request: Request);
+    /// Any other syscall leaves. Without a token nobody waits for its answer.
     fn submit(&self, desk: &Desk, token: Option<Token>, syscall: Syscall);
     /// A task that serves no call begins on the current activation.
     fn spawn(&self, desk: &Desk, task: Box<dyn Running>);
@@ -388,10 +390,10 @@ impl Desk {
         if terms.tell {
             self.tickets.borrow_mut().free(token);
             self.address(&mut request, terms, None);
-            return self.host.submit(self, None, Syscall::Tell(request));
+            return self.host.call(self, None, request);
         }
         self.address(&mut request, terms, Some(token));
-        self.host.submit(self, Some(token), Syscall::Call(request));
+        self.host.call(self, Some(token), request);
     }
 
     /// The holder of `token` gives it up: a call that has not left leaves now, as a tell.

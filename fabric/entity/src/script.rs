@@ -141,6 +141,12 @@ impl Host for ScriptHost {
         Ok(None)
     }
 
+    fn call(&self, desk: &Desk, token: Option<Token>, request: Request) {
+        let tell = token.is_none();
+        let syscall = if tell { Syscall::Tell(request) } else { Syscall::Call(request) };
+        self.submit(desk, token, syscall);
+    }
+
     fn submit(&self, desk: &Desk, token: Option<Token>, syscall: Syscall) {
         let turn = desk.turn().id;
         match (token, syscall) {

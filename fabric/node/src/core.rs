@@ -18,7 +18,9 @@ use epicserver_entity::{
 };
 use epicserver_proto::wheel::{TimerId, Wheel};
 use epicserver_proto::{Activations, Admission, Waiting};
-use epicserver_wire::{CallError, ErrorKind, Path, Progress, Ran, ShardId, Time, Token, limits};
+use epicserver_wire::{
+    CallError, ChainId, ErrorKind, Path, Progress, Ran, ShardId, Time, Token, limits,
+};
 
 use crate::named::Named;
 use crate::turns::Task;
@@ -29,28 +31,37 @@ use crate::{Config, Counters, Effect, Message, Notice};
 #[derive(Debug)]
 pub(crate) enum Mail {
     Call(Request),
-    Section { turn: u32, token: Token, path: Path },
+    /// Rare, and boxed to keep the common kind at two words.
+    Section(Box<WantedSection>),
+}
+
+/// A turn that waits for its activation to be its own.
+#[derive(Debug)]
+pub(crate) struct WantedSection {
+    pub(crate) turn: u32,
+    pub(crate) token: Token,
+    pub(crate) path: Path,
 }
 
 impl Waiting for Mail {
     fn path(&self) -> &Path {
         match self {
             Self::Call(request) => &request.head().path,
-            Self::Section { path, .. } => path,
+            Self::Section(wanted) => &wanted.path,
         }
     }
 
     fn is_exclusive(&self) -> bool {
         match self {
             Self::Call(request) => request.method().mode == Mode::Exclusive,
-            Self::Section { .. } => true,
+            Self::Section(_) => true,
         }
     }
 
     fn turn(&self) -> Option<u32> {
         match self {
             Self::Call(_) => None,
-            Self::Section { turn, .. } => Some(*turn),
+            Self::Section(wanted) => Some(wanted.turn),
         }
     }
 }
@@ -250,23 +261,23 @@ impl Core {
     /// A token's time is up: what is known of it becomes its answer.
     fn expire(&self, desk: &Desk, token: Token) {
         let callee = self.notes.borrow().get(token.index() as usize).and_then(|note| note.callee);
-        let chain = desk.path().chain();
         let error = match callee.and_then(|place| self.progress(place, token)) {
-            Some((ran, progress)) => CallError::deadline(ran, chain, progress),
-            None => CallError::deadline(Ran::Unknown, chain, Progress::Unknown),
+            Some((chain, ran, progress)) => CallError::deadline(ran, chain, progress),
+            None => CallError::deadline(Ran::Unknown, ChainId::NONE, Progress::Unknown),
         };
         self.complete(desk, token, Answer::Failed(error));
     }
 
     /// How far the call of `token` has come at its callee. One that still waits is withdrawn.
-    fn progress(&self, place: u32, token: Token) -> Option<(Ran, Progress)> {
+    fn progress(&self, place: u32, token: Token) -> Option<(ChainId, Ran, Progress)> {
         let caller = Caller::Token { shard: self.shard_id(), token };
         let mine = |mail: &Mail| match mail {
             Mail::Call(request) => request.head().caller == caller,
-            Mail::Section { token: other, .. } => *other == token,
+            Mail::Section(wanted) => wanted.token == token,
         };
         let withdrawn = self.table.borrow_mut().withdraw(place, mine);
         if let Some(mail) = withdrawn {
+            let chain = mail.path().chain();
             if let Mail::Call(request) = mail {
                 request.recycle();
             }
@@ -274,14 +285,16 @@ impl Core {
             let method = holder.and_then(|turn| self.task(turn, |task| task.method).flatten());
             let progress = method.map_or(Progress::Queued, |m| Progress::QueuedBehind(m.id));
             self.look_again(place);
-            return Some((Ran::No, progress));
+            return Some((chain, Ran::No, progress));
         }
         let turns: Vec<u32> = self.table.borrow().turns_of(place).collect();
         let started = turns.into_iter().find_map(|turn| {
-            self.task(turn, |task| (task.caller == caller).then_some(task.started)).flatten()
-        })?;
+            let started = |task: &mut Task| (task.caller == caller).then_some(task.started);
+            Some((self.table.borrow().path_of(turn)?.chain(), self.task(turn, started)??))
+        });
+        let (chain, started) = started?;
         let ms = self.time().since(started).as_millis();
-        Some((Ran::Yes, Progress::RunningForMs(u32::try_from(ms).unwrap_or(u32::MAX))))
+        Some((chain, Ran::Yes, Progress::RunningForMs(u32::try_from(ms).unwrap_or(u32::MAX))))
     }
 
     // Answers.
@@ -407,7 +420,7 @@ impl Core {
         };
         let request = match mail {
             Mail::Call(request) => request,
-            Mail::Section { .. } => unreachable!("N1: a call is a call"),
+            Mail::Section(_) => unreachable!("N1: a call is a call"),
         };
         match verdict {
             Admission::Refuse(kind) => self.refuse(desk, request, kind),
@@ -471,7 +484,7 @@ impl Core {
                 None => break,
                 Some((mail, Admission::Refuse(kind))) => self.refuse_mail(desk, mail, kind),
                 Some((Mail::Call(request), _)) => self.start(desk, place, request),
-                Some((Mail::Section { turn, token, .. }, _)) => self.hold(desk, turn, token),
+                Some((Mail::Section(wanted), _)) => self.hold(desk, wanted.turn, wanted.token),
             }
         }
         self.look_again(place);
@@ -489,9 +502,9 @@ impl Core {
     pub(crate) fn refuse_mail(&self, desk: &Desk, mail: Mail, kind: ErrorKind) {
         match mail {
             Mail::Call(request) => self.refuse(desk, request, kind),
-            Mail::Section { token, path, .. } => {
-                let error = CallError::refused(kind, path.chain());
-                self.complete(desk, token, Answer::Failed(error));
+            Mail::Section(wanted) => {
+                let error = CallError::refused(kind, wanted.path.chain());
+                self.complete(desk, wanted.token, Answer::Failed(error));
             }
         }
     }
@@ -581,20 +594,23 @@ impl Host for Core {
         outcome
     }
 
+    fn call(&self, desk: &Desk, token: Option<Token>, request: Request) {
+        if let Some(token) = token {
+            let turn = desk.turn().id;
+            if turn != TurnId::NONE {
+                self.asked(turn.index());
+                self.note(token, |note| note.maker = Some(turn.index()));
+            }
+            self.arm(token, request.head().deadline, Timer::Deadline(token));
+        }
+        self.route(desk, request, false);
+    }
+
     fn submit(&self, desk: &Desk, token: Option<Token>, syscall: Syscall) {
         let turn = desk.turn();
         match (syscall, token) {
-            (Syscall::Call(request), Some(token)) => {
-                let deadline = request.head().deadline;
-                if turn.id != TurnId::NONE {
-                    self.asked(turn.id.index());
-                    self.note(token, |note| note.maker = Some(turn.id.index()));
-                }
-                self.arm(token, deadline, Timer::Deadline(token));
-                self.route(desk, request, false);
-            }
-            (Syscall::Call(request) | Syscall::Tell(request), _) => {
-                self.route(desk, request, false);
+            (Syscall::Call(request) | Syscall::Tell(request), token) => {
+                self.call(desk, token, request);
             }
             (Syscall::Sleep { until }, Some(token)) => self.arm(token, until, Timer::Sleep(token)),
             (Syscall::Every { first, period }, Some(token)) => {

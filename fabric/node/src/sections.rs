@@ -11,7 +11,7 @@ use epicserver_entity::{Answer, Desk};
 use epicserver_proto::Admission;
 use epicserver_wire::{CallError, ErrorKind, SectionId, Token};
 
-use crate::core::{Core, Mail};
+use crate::core::{Core, Mail, WantedSection};
 
 impl Core {
     /// The turn made a call.
@@ -62,7 +62,7 @@ impl Core {
         if self.table.borrow().state(place).is_none() {
             return self.fail(desk, turn, token, ErrorKind::NotInAnEntity);
         }
-        let mail = Mail::Section { turn, token, path };
+        let mail = Mail::Section(Box::new(WantedSection { turn, token, path }));
         let verdict = self.table.borrow().admit(place, &mail);
         match verdict {
             Admission::Enter => self.hold(desk, turn, token),
@@ -130,7 +130,7 @@ impl Core {
     /// Nobody waits for `token` any more: what it waited for is not granted.
     pub(crate) fn withdraw(&self, desk: &Desk, token: Token) {
         let place = desk.turn().place.index();
-        let mine = |mail: &Mail| matches!(mail, Mail::Section { token: t, .. } if *t == token);
+        let mine = |mail: &Mail| matches!(mail, Mail::Section(wanted) if wanted.token == token);
         let withdrawn = self.table.borrow_mut().withdraw(place, mine);
         if withdrawn.is_some() {
             self.look_again(place);
@@ -143,7 +143,7 @@ impl Core {
     /// The turn ends: it wants nothing any more.
     pub(crate) fn withdraw_sections(&self, place: Option<u32>, turn: u32) {
         let Some(place) = place else { return };
-        let mine = |mail: &Mail| matches!(mail, Mail::Section { turn: t, .. } if *t == turn);
+        let mine = |mail: &Mail| matches!(mail, Mail::Section(wanted) if wanted.turn == turn);
         while self.table.borrow_mut().withdraw(place, mine).is_some() {}
     }
 }

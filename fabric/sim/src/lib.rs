@@ -1,1 +1,36 @@
-//! The deterministic simulator of Epic Server: a whole fabric from one seed
+//! The deterministic simulator of Epic Server: a whole node from one seed.
+//!
+//! The shards are those of the runtime ([`epicserver_node::Shard`]); clock, queues and scheduling
+//! are ours and follow from one number. A run that fails is repeated by its seed.
+//!
+//! # Invariants
+//! - **S1** A run is a function of its seed and mutant: the same trace every time (`same_trace`).
+//! - **S2** Checkers only look: no run goes another way because it is checked.
+//!
+//! # Not here
+//! Several nodes, faulty networks, disks and stores: they come with the parts that they break.
+
+mod knot;
+mod log;
+mod mutant;
+mod post;
+mod program;
+
+mod rng;
+mod run;
+mod seed;
+mod world;
+
+pub use log::{Stats, Violation};
+pub use mutant::Mutant;
+pub use program::{TestOptions, TestOutcome, test};
+
+pub use run::{Trial, check, replay_line};
+pub use seed::fresh_seed;
+
+/// What the code of the built-in entities names, as that of users names the façade's.
+#[doc(hidden)]
+pub mod __private {
+    pub use epicserver_entity::*;
+    pub use epicserver_wire::{self as wire, rkyv};
+}

@@ -1,0 +1,311 @@
+//! The log of a run: what its entities did, looked at as it happens.
+//!
+//! # Invariants
+//! - **S5** The first violation of a run stays; what follows from it is not reported.
+//!
+//! Checkers: `one_outcome` (each call ends once, with its own reply, and ran at most once),
+//! `honest_ran` (I5: an error that says "it did not run" is true), `exclusive_alone` (A1),
+//! `pair_order` (I4), `no_endless_wait` (I6: no wait that only a deadline ends).
+//!
+//! # Not here
+//! `same_trace`: it takes two runs.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+
+use epicserver_wire::{CallError, ErrorKind, Ran};
+
+use crate::mutant::Mutant;
+use crate::post::is_expected;
+use crate::rng::mix;
+
+/// What a checker found.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Violation {
+    /// Which checker.
+    pub checker: &'static str,
+    /// What it saw.
+    pub what: String,
+}
+
+/// What happened in one run or several.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Runs.
+    pub runs: u64,
+    /// Time that passed in them.
+    pub virtual_nanos: u64,
+    /// Calls made by tasks and methods.
+    pub calls: u64,
+    /// How they ended, by name.
+    pub outcomes: BTreeMap<String, u64>,
+    /// What else was met, by name.
+    pub coverage: BTreeMap<&'static str, u64>,
+}
+
+impl Stats {
+    /// Adds what another one counted.
+    pub fn add(&mut self, other: &Self) {
+        self.runs += other.runs;
+        self.virtual_nanos += other.virtual_nanos;
+        self.calls += other.calls;
+        for (name, count) in &other.outcomes {
+            *self.outcomes.entry(name.clone()).or_default() += count;
+        }
+        for (name, count) in &other.coverage {
+            *self.coverage.entry(name).or_default() += count;
+        }
+    }
+
+    pub(crate) fn cover(&mut self, name: &'static str, count: u64) {
+        *self.coverage.entry(name).or_default() += count;
+    }
+}
+
+/// What the entities of a run have to know of it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Scene {
+    /// Entities of a type.
+    pub(crate) keys: u64,
+    /// Whether calls may have short timeouts.
+    pub(crate) hasty: bool,
+    pub(crate) mutant: Option<Mutant>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+enum Stage {
+    #[default]
+    Open,
+    Ended,
+    /// Its caller went on without it.
+    Dropped,
+    Told,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Called {
+    stage: Stage,
+    runs: u32,
+    panicked: bool,
+    /// Its method returned an error of its own accord.
+    passed: bool,
+    said_no: bool,
+}
+
+#[derive(Default)]
+pub(crate) struct Log {
+    pub(crate) scene: Scene,
+    pub(crate) stats: Stats,
+    pub(crate) violation: Option<Violation>,
+    pub(crate) trace: u64,
+    pub(crate) panics: u64,
+    pub(crate) roots: u64,
+    calls: Vec<Called>,
+    serial: u64,
+    holders: BTreeMap<(u64, &'static str), u64>,
+    last: BTreeMap<(u64, u64), u32>,
+}
+
+thread_local! {
+    static LOG: RefCell<Log> = RefCell::default();
+}
+
+/// Looks at the log of this thread's run.
+pub(crate) fn log<R>(look: impl FnOnce(&mut Log) -> R) -> R {
+    LOG.with(|log| look(&mut log.borrow_mut()))
+}
+
+/// A run begins; gives the log of the one before.
+pub(crate) fn begin(scene: Scene) -> Log {
+    LOG.with(|log| log.replace(Log { scene, ..Log::default() }))
+}
+
+/// The name under which the whole activation is held, where locks have theirs.
+pub(crate) const WHOLE: &str = "";
+
+impl Log {
+    pub(crate) fn violate(&mut self, checker: &'static str, what: String) {
+        self.violation.get_or_insert(Violation { checker, what });
+    }
+
+    fn note(&mut self, what: u64, which: u64) {
+        self.trace = mix(self.trace ^ mix((what << 56) ^ which));
+    }
+
+    /// A number that the run has not used before.
+    pub(crate) fn fresh(&mut self) -> u64 {
+        self.serial += 1;
+        self.serial
+    }
+
+    pub(crate) fn made(&mut self) -> u64 {
+        self.calls.push(Called::default());
+        self.stats.calls += 1;
+        self.calls.len() as u64 - 1
+    }
+
+    fn call(&mut self, call: u64) -> &mut Called {
+        let index = usize::try_from(call).unwrap_or(usize::MAX);
+        &mut self.calls[index]
+    }
+
+    pub(crate) fn named(&mut self, call: u64, name: String) {
+        eprintln!("made {call} {name}");
+    }
+
+    pub(crate) fn told(&mut self, call: u64) {
+        self.call(call).stage = Stage::Told;
+    }
+
+    /// The caller of `call` is gone, or does not wait any more.
+    pub(crate) fn dropped(&mut self, call: u64) {
+        let called = self.call(call);
+        if called.stage == Stage::Open {
+            called.stage = Stage::Dropped;
+        }
+    }
+
+    pub(crate) fn started(&mut self, call: u64) {
+        self.note(1, call);
+        eprintln!("start {call}");
+        let called = self.call(call);
+        called.runs += 1;
+        if called.runs > 1 {
+            self.violate("one_outcome", format!("call {call} ran twice"));
+        }
+    }
+
+    pub(crate) fn panics(&mut self, call: Option<u64>) {
+        self.panics += 1;
+        self.stats.cover("panics", 1);
+        if let Some(call) = call {
+            self.call(call).panicked = true;
+        }
+    }
+
+    pub(crate) fn passes_on(&mut self, call: u64) {
+        self.call(call).passed = true;
+    }
+
+    /// The caller of `call` was told its outcome.
+    pub(crate) fn ended(&mut self, call: u64, outcome: &Result<u64, CallError>) {
+        let called = std::mem::take(self.call(call));
+        eprintln!("ended {call} {outcome:?}");
+        if called.stage != Stage::Open {
+            self.violate("one_outcome", format!("call {call} has a second outcome: {outcome:?}"));
+        }
+        let said_no = matches!(outcome, Err(error) if error.ran() == Ran::No);
+        *self.call(call) = Called { stage: Stage::Ended, said_no, ..called };
+        match outcome {
+            Ok(echo) => self.check_reply(call, called, *echo),
+            Err(error) => self.check_error(call, called, *error),
+        }
+        let name = match outcome {
+            Ok(_) => "Ok".to_owned(),
+            Err(error) => format!("{:?} (ran: {:?})", error.kind(), error.ran()),
+        };
+        let kind = outcome.as_ref().err().map_or(0, |error| 1 + error.kind() as u64);
+        self.note(2 + kind, call);
+        *self.stats.outcomes.entry(name).or_default() += 1;
+    }
+
+    fn check_reply(&mut self, call: u64, called: Called, echo: u64) {
+        if echo != call {
+            self.violate("one_outcome", format!("call {call} was given the reply of {echo}"));
+        } else if called.runs != 1 {
+            self.violate("one_outcome", format!("call {call} has a reply and did not run"));
+        }
+    }
+
+    fn check_error(&mut self, call: u64, called: Called, error: CallError) {
+        if !is_expected(error.kind()) {
+            self.violate("one_outcome", format!("call {call} ended with {error:?}"));
+        }
+        if error.ran() == Ran::No && called.runs > 0 {
+            self.violate("honest_ran", format!("call {call} ran, and its caller got {error:?}"));
+        }
+        if error.ran() == Ran::Yes && called.runs == 0 {
+            self.violate("honest_ran", format!("call {call} did not run: {error:?}"));
+        }
+        if error.kind() == ErrorKind::Deadline && !self.scene.hasty {
+            let what = format!("call {call} ended by its deadline: {error:?}");
+            self.violate("no_endless_wait", what);
+        }
+        if error.kind() == ErrorKind::Panicked && !called.panicked && !called.passed {
+            self.violate("one_outcome", format!("call {call} panicked unexpectedly: {error:?}"));
+        }
+    }
+
+    /// A turn of `who` runs on `activation`.
+    pub(crate) fn turn(&mut self, activation: u64, who: u64) {
+        eprintln!("turn of {who} on act {activation}");
+        self.note(20, activation ^ (who << 20));
+        let holder = self.holders.get(&(activation, WHOLE)).copied();
+        if let Some(holder) = holder.filter(|holder| *holder != who) {
+            let what =
+                format!("{who} has a turn on activation {activation}, which {holder} holds");
+            self.violate("exclusive_alone", what);
+        }
+    }
+
+    /// `who` holds `activation` from now on, or its lock called `name`.
+    pub(crate) fn holds(&mut self, activation: u64, name: &'static str, who: u64) {
+        eprintln!("hold of {who} on act {activation} {name}");
+        self.note(21, activation ^ (who << 20));
+        if let Some(holder) = self.holders.insert((activation, name), who) {
+            let what = format!("{who} takes `{name}` of {activation}, which {holder} holds");
+            self.violate("exclusive_alone", what);
+        }
+    }
+
+    pub(crate) fn lets_go(&mut self, activation: u64, name: &'static str, who: u64) {
+        eprintln!("free of {who} on act {activation} {name}");
+        self.note(22, activation ^ (who << 20));
+        let key = (activation, name);
+        if self.holders.get(&key) == Some(&who) {
+            self.holders.remove(&key);
+        }
+    }
+
+    /// The call numbered `number` of `caller` has arrived at `callee`.
+    pub(crate) fn numbered(&mut self, caller: u64, callee: u64, number: u32) {
+        self.stats.cover("numbered calls", 1);
+        let last = self.last.insert((caller, callee), number);
+        if let Some(last) = last.filter(|last| *last >= number) {
+            let what = format!("{callee} got call {number} of {caller} after its call {last}");
+            self.violate("pair_order", what);
+        }
+    }
+
+    /// What only the end of a run shows. `refused` tells were refused.
+    pub(crate) fn conclude(&mut self, roots: u64, refused: u64, panics: u64) {
+        if self.roots != roots {
+            self.violate("no_endless_wait", format!("{} of {roots} tasks ended", self.roots));
+        }
+        let calls = self.calls.clone();
+        for (index, called) in calls.iter().enumerate() {
+            if called.stage == Stage::Open {
+                eprintln!("open {index}");
+                self.violate("one_outcome", format!("call {index} has no outcome"));
+            }
+            if called.said_no && called.runs > 0 {
+                self.violate("honest_ran", format!("call {index} ran after it was refused"));
+            }
+        }
+        let told = calls.iter().filter(|called| called.stage == Stage::Told);
+        let lost = told.filter(|called| called.runs == 0).count() as u64;
+        if lost > refused {
+            self.violate("one_outcome", format!("{} tells were lost", lost - refused));
+        }
+        if panics != self.panics {
+            let what = format!("{} deliberate panics, {panics} panics", self.panics);
+            self.violate("one_outcome", what);
+        }
+        self.stats.cover("tells refused", refused);
+        let told = calls.iter().filter(|called| called.stage == Stage::Told).count() as u64;
+        let dropped = calls.iter().filter(|called| called.stage == Stage::Dropped).count() as u64;
+        self.stats.cover("tells", told);
+        self.stats.cover("calls given up", dropped);
+    }
+}
