@@ -153,6 +153,9 @@ impl<M: Method> Call<M> {
         {
             return Poll::Ready(M::output(outcome));
         }
+        if let Some(request) = current.take_reply(token) {
+            return Poll::Ready(M::output(typed::<M>(request)));
+        }
         current.poll_answer(token, cx).map(outcome_of::<M>)
     }
 }

@@ -408,6 +408,12 @@ impl Desk {
         }
     }
 
+    /// The reply of `token`, if that is its answer and it is there.
+    #[inline]
+    pub(crate) fn take_reply(&self, token: Token) -> Option<Request> {
+        self.tickets.borrow_mut().take_reply(token)
+    }
+
     /// The answer of `token`; if there is none yet, `cx`'s waker is woken by it.
     pub(crate) fn poll_answer(&self, token: Token, cx: &Context<'_>) -> Poll<Answer> {
         let mut tickets = self.tickets.borrow_mut();

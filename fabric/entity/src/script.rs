@@ -355,7 +355,9 @@ impl<T: Entity> Script<T> {
     /// # Panics
     /// If `asked` is no clock.
     pub fn tick(&mut self, asked: &Asked) {
-        let Syscall::Every { .. } = asked.syscall else { panic!("expected a clock, got {asked:?}") };
+        let Syscall::Every { .. } = asked.syscall else {
+            panic!("expected a clock, got {asked:?}")
+        };
         if let Some(token) = asked.token {
             // The clock may have been dropped meanwhile: then there is nobody to tell.
             drop(self.desk.tickets().borrow_mut().answer(token, Answer::Done));

@@ -72,6 +72,8 @@ struct Ticket {
     repeats: bool,
     made: Option<Request>,
     terms: Option<Terms>,
+    /// The common answer stands alone: it is two words, and the others are many.
+    reply: Option<Request>,
     answer: Option<Answer>,
     waiter: Waiter,
 }
@@ -118,7 +120,8 @@ impl Tickets {
     #[cold]
     fn grow(&mut self, phase: Phase, repeats: bool) -> Option<Token> {
         let index = u32::try_from(self.tickets.len()).ok()?;
-        let (made, terms, answer, waiter) = (None, None, None, Waiter::Nobody);
+        let (made, terms, reply, answer) = (None, None, None, None);
+        let waiter = Waiter::Nobody;
         self.tickets.push(Ticket {
             generation: 0,
             next: END,
@@ -126,6 +129,7 @@ impl Tickets {
             repeats,
             made,
             terms,
+            reply,
             answer,
             waiter,
         });
@@ -181,6 +185,14 @@ impl Tickets {
     /// # Errors
     /// The answer, if nobody waits for it.
     pub fn answer(&mut self, token: Token, answer: Answer) -> Result<Waiter, Answer> {
+        let answer = match answer {
+            Answer::Reply(request) => return self.reply(token, request).map_err(Answer::Reply),
+            Answer::Done
+            | Answer::Wall(_)
+            | Answer::Bytes(_)
+            | Answer::Section(_)
+            | Answer::Failed(_) => answer,
+        };
         match self.get(token) {
             Some(ticket) if ticket.phase == Phase::Sent => {
                 ticket.phase = Phase::Answered;
@@ -191,13 +203,38 @@ impl Tickets {
         }
     }
 
+    /// Answers `token` with a reply.
+    ///
+    /// # Errors
+    /// The reply, if nobody waits for it.
+    #[inline]
+    pub fn reply(&mut self, token: Token, request: Request) -> Result<Waiter, Request> {
+        match self.get(token) {
+            Some(ticket) if ticket.phase == Phase::Sent => {
+                ticket.phase = Phase::Answered;
+                ticket.reply = Some(request);
+                Ok(std::mem::take(&mut ticket.waiter))
+            }
+            _ => Err(request),
+        }
+    }
+
+    /// The reply of `token`, if that is its answer. The token ends with it.
+    #[inline]
+    pub(crate) fn take_reply(&mut self, token: Token) -> Option<Request> {
+        let request = self.get(token)?.reply.take()?;
+        self.free(token);
+        Some(request)
+    }
+
     /// The answer of `token`, if there is one. The token ends with it, unless it repeats.
     pub fn take(&mut self, token: Token) -> Option<Answer> {
         let ticket = self.get(token)?;
         if ticket.phase != Phase::Answered {
             return None;
         }
-        let answer = ticket.answer.take();
+        let reply = ticket.reply.take().map(Answer::Reply);
+        let answer = reply.or_else(|| ticket.answer.take());
         if ticket.repeats {
             ticket.phase = Phase::Sent;
         } else {
@@ -229,7 +266,7 @@ impl Tickets {
         ticket.generation = ticket.generation.wrapping_add(1);
         if ticket.phase != Phase::Sent || !matches!(ticket.waiter, Waiter::Nobody) {
             (ticket.made, ticket.answer, ticket.waiter) = (None, None, Waiter::Nobody);
-            ticket.terms = None;
+            (ticket.terms, ticket.reply) = (None, None);
         }
         ticket.phase = Phase::Free;
         ticket.next = free;

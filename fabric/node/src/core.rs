@@ -315,6 +315,24 @@ impl Core {
         }
     }
 
+    /// Gives a reply to whoever called.
+    pub(crate) fn reply(&self, desk: &Desk, caller: Caller, request: Request) {
+        let Caller::Token { shard, token } = caller else { return request.recycle() };
+        if shard != self.shard_id() {
+            let message = Message::Reply { token, answer: Answer::Reply(request) };
+            return self.effect(Effect::Send { to: shard, message });
+        }
+        if !desk.tickets().borrow_mut().waits(token) {
+            return self.late(Answer::Reply(request));
+        }
+        self.forget(desk, token);
+        let told = desk.tickets().borrow_mut().reply(token, request);
+        match told {
+            Ok(waiter) => self.tell(desk, token, waiter),
+            Err(request) => self.late(Answer::Reply(request)),
+        }
+    }
+
     /// Ends what the shard keeps of a token.
     fn forget(&self, desk: &Desk, token: Token) {
         let note = match self.notes.borrow_mut().get_mut(token.index() as usize) {
@@ -334,6 +352,10 @@ impl Core {
             Ok(waiter) => waiter,
             Err(answer) => return self.late(answer),
         };
+        self.tell(desk, token, waiter);
+    }
+
+    fn tell(&self, desk: &Desk, token: Token, waiter: Waiter) {
         match waiter {
             Waiter::Nobody => {}
             Waiter::Turn(turn) => self.wake_turn(turn.index()),

@@ -184,7 +184,7 @@ impl Core {
         desk.end(outer);
         drop(desk.set_path(outer_path));
         match started {
-            Ok(AnyStarted::Ready(request)) => self.answer(desk, caller, Answer::Reply(request)),
+            Ok(AnyStarted::Ready(request)) => self.reply(desk, caller, request),
             Ok(AnyStarted::Running(_)) => unreachable!("N1: a turn has no task"),
             Err(_) => {
                 let error = CallError::new(ErrorKind::Panicked, Ran::Yes, chain);
@@ -229,7 +229,7 @@ impl Core {
         }
         let caller = self.task(turn, |task| task.caller).unwrap_or(Caller::Nobody);
         self.settle(desk, turn, (running, polled), |core, outcome| match outcome {
-            Ok(Some(request)) => core.answer(desk, caller, Answer::Reply(request)),
+            Ok(Some(request)) => core.reply(desk, caller, request),
             Ok(None) => {}
             Err(kind) => {
                 let ran = if kind == ErrorKind::Panicked { Ran::Yes } else { Ran::Unknown };
