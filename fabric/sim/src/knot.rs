@@ -13,7 +13,7 @@ use epicserver_entity::{At, Cx, Pool, Ref};
 use epicserver_macros::{activate, deactivate, entity, exclusive};
 use epicserver_wire::{CallError, Time};
 
-use crate::log::{WHOLE, log};
+use crate::log::{UNCHECKED, WHOLE, log};
 use crate::mutant::Mutant;
 use crate::rng::Rng;
 
@@ -145,7 +145,7 @@ fn make(rng: &mut Rng, depth: u8, tell: bool) -> Option<Made> {
         0 => make!(knot.quick(id, plan), id, rng, tell),
         1 => {
             let to = pool.get(key(rng));
-            make!(knot.count(id, plan, to), id, rng, tell)
+            make!(knot.count(id, plan, to, false), id, rng, tell)
         }
         2 => make!(knot.nap(id, plan), id, rng, tell),
         3 => {
@@ -202,7 +202,9 @@ pub(crate) async fn root(plan: u64) {
     for _ in 0..=rng.below(6) {
         if rng.one_in(3) {
             let to = Pool::new().get(key(&mut rng));
-            let _its_own_matter = number(&visit, &mut rng, &to).await;
+            let _its_own_matter = number(&visit, &mut rng, &to, true).await;
+        } else if rng.one_in(3) {
+            let _its_own_matter = counted(&visit, &mut rng).await;
         } else {
             let _its_own_matter = call(&visit, &mut rng, 4).await;
         }
@@ -210,9 +212,22 @@ pub(crate) async fn root(plan: u64) {
     log(|log| log.roots += 1);
 }
 
+/// Has somebody make numbered calls of somebody else.
+async fn counted(visit: &Visit, rng: &mut Rng) -> Result<()> {
+    let (from, keys) = (key(rng), log(|log| log.scene.keys));
+    let to = Pool::new().get((from + 1 + rng.below(keys - 1)) % keys);
+    let (id, plan, from) = (log(|log| log.made()), rng.next(), Pool::new().get::<Knot>(from));
+    let Some(made) = make!(from.count(id, plan, to, true), id, rng, false) else { return Ok(()) };
+    let outcome = made.ends().await;
+    visit.mind(rng, outcome)
+}
+
 /// Makes numbered calls of `to`, some of which are awaited at once, some later, some never.
-async fn number(visit: &Visit, rng: &mut Rng, to: &Ref<Knot>) -> Result<()> {
-    let sequence = log(|log| log.fresh());
+///
+/// Their order is looked at where `checked`: where the chain may have a turn parked at `to`, its
+/// calls pass exclusive ones that wait there, its own tells included (A3).
+async fn number(visit: &Visit, rng: &mut Rng, to: &Ref<Knot>, checked: bool) -> Result<()> {
+    let sequence = if checked { log(|log| log.fresh()) } else { UNCHECKED };
     let mut later = Vec::new();
     for number in 0..u32::try_from(rng.below(10)).unwrap_or(0) {
         let id = log(|log| log.made());
@@ -314,10 +329,16 @@ impl Knot {
     }
 
     /// Numbered calls of another one.
-    pub async fn count(cx: Cx<Self>, call: u64, plan: u64, to: Ref<Self>) -> Result<u64> {
+    pub async fn count(
+        cx: Cx<Self>,
+        call: u64,
+        plan: u64,
+        to: Ref<Self>,
+        checked: bool,
+    ) -> Result<u64> {
         let visit = Visit::new(cx.with(|knot| knot.activation), Some(call));
         let mut rng = Rng::new(plan);
-        number(&visit, &mut rng, &to).await?;
+        number(&visit, &mut rng, &to, checked).await?;
         Ok(call)
     }
 

@@ -136,9 +136,7 @@ impl Post {
         self.births -= 1;
         let chain = ChainId::new(Time::from_nanos(self.births), 0);
         let sections = request.head().path.sections();
-        sections.iter().fold(Path::new(chain), |path, section| {
-            path.with(*section).unwrap_or(path)
-        })
+        sections.iter().fold(Path::new(chain), |path, section| path.with(*section).unwrap_or(path))
     }
 
     /// The answer as the other side reads it.

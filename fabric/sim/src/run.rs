@@ -16,7 +16,7 @@ use crate::rng::{Rng, mix};
 use crate::world::{End, Plan, START, World};
 
 /// Any run without endless waits is over by then; deadlines are far behind it.
-const OVER: Duration = Duration::from_mins(30);
+const OVER: Duration = Duration::from_mins(2);
 
 /// How one seed went.
 #[derive(Clone, Debug)]
@@ -56,9 +56,8 @@ pub fn replay_line(seed: u64, mutant: Option<Mutant>) -> String {
 fn once(seed: u64, mutant: Option<Mutant>) -> Trial {
     drop(log::begin(Scene::default()));
     let world = catch_unwind(AssertUnwindSafe(|| run(seed, mutant)));
-    let (mut stats, mut violation, trace) = log::log(|log| {
-        (std::mem::take(&mut log.stats), log.violation.take(), log.trace)
-    });
+    let (mut stats, mut violation, trace) =
+        log::log(|log| (std::mem::take(&mut log.stats), log.violation.take(), log.trace));
     let trace = match world {
         Ok(world) => mix(trace ^ world.trace()),
         Err(panic) => {

@@ -23,7 +23,7 @@ use crate::rng::{Rng, mix};
 /// When worlds begin.
 pub(crate) const START: Time = Time::from_nanos(3_600_000_000_000);
 /// Things that one run may do.
-const STEPS_MAX: u64 = 20_000_000;
+const STEPS_MAX: u64 = 3_000_000;
 
 /// Tasks that were woken from outside of their shard.
 #[derive(Default)]
@@ -170,8 +170,7 @@ impl World {
 
     /// When a shard has something to do.
     fn due(&self, member: &Member) -> Option<Time> {
-        let ready =
-            member.shard.is_ready() || !member.inbox.is_empty() || !member.woken.is_empty();
+        let ready = member.shard.is_ready() || !member.inbox.is_empty() || !member.woken.is_empty();
         let due = if ready { Some(self.now) } else { member.shard.deadline() };
         due.map(|due| due.max(member.stalled))
     }

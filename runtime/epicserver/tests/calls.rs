@@ -293,6 +293,7 @@ fn a_call_that_is_late_fails_with_how_far_it_came() {
         let late = counter.add(1).timeout(SOON).await.unwrap_err();
         assert_eq!((late.kind(), late.ran()), (ErrorKind::Deadline, Ran::No));
         assert!(matches!(late.progress(), Progress::QueuedBehind(_)), "{late:?}");
+        assert!(late.chain().is_some(), "{late:?}");
         gate.open().await.unwrap();
         holds.await.unwrap();
         assert_eq!(counter.sum().await, Ok(0), "neither went on after its deadline");

@@ -134,14 +134,16 @@ impl Trader {
         log?
     }
 
-    /// Gives up on a section that it does not get.
-    pub async fn impatient(mut cx: Cx<Self>) -> Result<bool> {
-        let at = cx.this();
+    /// Gives up on a section that it does not get, and goes on without it.
+    pub async fn impatient(mut cx: Cx<Self>, asks: Ref<Gate>, stays: Ref<Gate>) -> Result<bool> {
+        asks.open().tell();
         let sleep = cx.sleep(Duration::from_millis(5));
-        let section = std::pin::pin!(cx.exclusive(async |trader| trader.done += 1));
-        let first = futures_util::future::select(section, sleep).await;
-        drop(at);
-        Ok(matches!(first, futures_util::future::Either::Right(_)))
+        let gave_up = {
+            let section = std::pin::pin!(cx.exclusive(async |trader| trader.done += 1));
+            let first = futures_util::future::select(section, sleep).await;
+            matches!(first, futures_util::future::Either::Right(_))
+        };
+        stays.pass().await.map(|()| gave_up)
     }
 
     pub async fn locked(cx: Cx<Self>, name: u8, with: Option<Ref<Self>>) -> Result<()> {
@@ -334,11 +336,13 @@ fn who_gives_up_a_section_keeps_nobody_out() {
             let holds = trader.holds_a_lock(gate.clone());
             gate.came(1).await.unwrap();
             // The section cannot begin while another chain's lock would be frozen by it.
-            let impatient = trader.impatient();
+            let asks = pool.get::<Gate>(key + 100);
+            let impatient = trader.impatient(asks.clone(), gate.clone());
+            asks.pass().await.unwrap();
             let behind = trader.gold();
             assert_eq!(behind.timeout(MINUTE).await, Ok(0));
-            assert_eq!(impatient.await, Ok(true));
             gate.open().await.unwrap();
+            assert_eq!(impatient.await, Ok(true));
             holds.await.unwrap();
         }
     });
