@@ -95,12 +95,23 @@ impl Core {
             Ok(section) => {
                 self.update_path(desk, turn);
                 self.complete(desk, token, Answer::Section(section));
+                self.cull(desk, turn);
                 Some(section)
             }
             Err(kind) => {
                 self.fail(desk, turn, token, kind);
                 None
             }
+        }
+    }
+
+    /// The turn holds more than before: who waits at its activation and may not wait for it is told.
+    fn cull(&self, desk: &Desk, turn: u32) {
+        let Some(place) = self.table.borrow().place_of(turn) else { return };
+        loop {
+            let mail = self.table.borrow_mut().next_to_die(place);
+            let Some(mail) = mail else { return };
+            self.refuse_mail(desk, mail, ErrorKind::WouldDeadlock);
         }
     }
 

@@ -373,23 +373,64 @@ impl<S, W: Waiting> Activations<S, W> {
     fn queue(&self, place: u32, waiting: &W, could_enter: bool) -> Admission {
         let activation = self.at(place);
         let path = waiting.path();
-        let returns = |turn| self.turn(turn).path.chain() == path.chain();
-        if could_enter && self.turns_of(place).any(returns) && !waiting.is_exclusive() {
+        let mut own = self.turns_of(place).map(|turn| &self.turn(turn).path);
+        let returns = own.any(|turn| turn.chain() == path.chain());
+        if could_enter && returns && !waiting.is_exclusive() {
             return Admission::Enter;
         }
         if activation.mails >= limits::MAILBOX_MAX && waiting.turn().is_none() {
             return Admission::Refuse(ErrorKind::Overloaded);
         }
-        let mut mail = activation.first_mail;
-        while path.holds_any()
+        if self.may_stand(place, waiting, NONE) {
+            Admission::Wait
+        } else {
+            Admission::Refuse(ErrorKind::WouldDeadlock)
+        }
+    }
+
+    /// Whether `waiting` may stand behind the mails before `until` (**A4**). Who stands behind an
+    /// exclusive call waits for all that this one waits for: parked turns that hold sections. If one
+    /// of them is of the same chain, that is a circle.
+    fn may_stand(&self, place: u32, waiting: &W, until: u32) -> bool {
+        let path = waiting.path();
+        if !path.holds_any() {
+            return true;
+        }
+        let mut mail = self.at(place).first_mail;
+        let mut exclusive = false;
+        while mail != until
             && let Some(ahead) = self.mails.get(mail)
         {
-            if ahead.waiting.is_exclusive() && !path.may_wait_for(ahead.waiting.path()) {
-                return Admission::Refuse(ErrorKind::WouldDeadlock);
+            let other = ahead.waiting.path();
+            if ahead.waiting.is_exclusive() && other.chain() != path.chain() {
+                exclusive = true;
+                if !path.may_wait_for(other) {
+                    return false;
+                }
             }
             mail = ahead.next;
         }
-        Admission::Wait
+        if !exclusive {
+            return true;
+        }
+        let mut turns = self.turns_of(place).map(|turn| &self.turn(turn).path);
+        turns.all(|turn| {
+            let own = turn.chain() == path.chain();
+            !turn.holds_any() || (!own && path.may_wait_for(turn))
+        })
+    }
+
+    /// Takes out the first that may not wait any more, since a turn here has taken a section after
+    /// it came (**A4**).
+    pub fn next_to_die(&mut self, place: u32) -> Option<W> {
+        let mut mail = self.activations.get(place)?.first_mail;
+        while let Some(entry) = self.mails.get(mail) {
+            if !self.may_stand(place, &entry.waiting, mail) {
+                return self.take_mail(place, mail);
+            }
+            mail = entry.next;
+        }
+        None
     }
 
     /// Puts `waiting` at the end of the mailbox. Admission came before, so that it has room.
@@ -439,15 +480,22 @@ impl<S, W: Waiting> Activations<S, W> {
 
     /// Takes the first that waits and that `is` says yes to, wherever it stands.
     pub fn withdraw(&mut self, place: u32, is: impl Fn(&W) -> bool) -> Option<W> {
-        let mut before = NONE;
         let mut mail = self.activations.get(place)?.first_mail;
-        loop {
-            let entry = self.mails.get(mail)?;
+        while let Some(entry) = self.mails.get(mail) {
             if is(&entry.waiting) {
-                break;
+                return self.take_mail(place, mail);
             }
-            before = mail;
             mail = entry.next;
+        }
+        None
+    }
+
+    fn take_mail(&mut self, place: u32, mail: u32) -> Option<W> {
+        let mut before = NONE;
+        let mut at = self.activations.get(place)?.first_mail;
+        while at != mail {
+            before = at;
+            at = self.mails.get(at)?.next;
         }
         let entry = self.mails.remove(mail)?;
         if let Some(before) = self.mails.get_mut(before) {

@@ -176,3 +176,33 @@ fn an_activation_is_found_by_id_whatever_the_hint() {
     }
     assert_eq!(table.find(&id(3), 0, is), None);
 }
+
+#[test]
+fn a4_an_exclusive_call_of_a_chain_that_keeps_those_ahead_of_it_waiting_is_refused() {
+    let (mut table, place) = table();
+    table.begin(place, elsewhere(1)).unwrap();
+    table.wait(place, exclusive(&chain(2)));
+    let own = table.admit(place, &exclusive(&elsewhere(1)));
+    assert_eq!(own, Admission::Refuse(ErrorKind::WouldDeadlock));
+}
+
+#[test]
+fn a4_who_stands_behind_an_exclusive_call_waits_for_what_that_one_waits_for() {
+    let (mut table, place) = table();
+    table.begin(place, elsewhere(1)).unwrap();
+    table.wait(place, exclusive(&chain(3)));
+    let between = table.admit(place, &shared(&elsewhere(2)));
+    assert_eq!(between, Admission::Refuse(ErrorKind::WouldDeadlock));
+}
+
+#[test]
+fn a4_a_section_that_is_taken_later_ends_the_waits_that_it_makes_dangerous() {
+    let (mut table, place) = table();
+    let turn = table.begin(place, chain(1)).unwrap();
+    table.wait(place, exclusive(&chain(3)));
+    table.wait(place, shared(&elsewhere(2)));
+    assert_eq!(table.next_to_die(place), None);
+    table.take(turn, false).unwrap();
+    assert_eq!(table.next_to_die(place), Some(shared(&elsewhere(2))));
+    assert_eq!(table.next_to_die(place), None);
+}
