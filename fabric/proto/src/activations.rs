@@ -87,6 +87,12 @@ struct Mail<W> {
     waiting: W,
 }
 
+/// Whether a parked turn on `turn` keeps an exclusive call on `path` out: it would freeze sections
+/// that others may wait for. A turn that waits for that very call is frozen anyway.
+fn keeps_out(turn: &Path, path: &Path) -> bool {
+    turn.holds_any() && !turn.leads_to(path)
+}
+
 /// The activations of one shard, with a handle `S` for each, and what waits for them, `W`.
 #[derive(Debug)]
 pub struct Activations<S, W> {
@@ -357,8 +363,7 @@ impl<S, W: Waiting> Activations<S, W> {
         let mut verdict = Admission::Enter;
         for turn in self.turns_of(place) {
             let other = &self.turn(turn).path;
-            let same = waiting.turn() == Some(turn) || other.chain() == path.chain();
-            if same || !other.holds_any() {
+            if waiting.turn() == Some(turn) || !keeps_out(other, path) {
                 continue;
             }
             if !path.may_wait_for(other) {
@@ -389,35 +394,26 @@ impl<S, W: Waiting> Activations<S, W> {
     }
 
     /// Whether `waiting` may stand behind the mails before `until` (**A4**). Who stands behind an
-    /// exclusive call waits for all that this one waits for: parked turns that hold sections. If one
-    /// of them is of the same chain, that is a circle.
+    /// exclusive call waits for all that this one waits for. If one of those is a turn that itself
+    /// waits for `waiting`, that is a circle.
     fn may_stand(&self, place: u32, waiting: &W, until: u32) -> bool {
         let path = waiting.path();
-        if !path.holds_any() {
-            return true;
-        }
         let mut mail = self.at(place).first_mail;
-        let mut exclusive = false;
-        while mail != until
+        while path.holds_any()
+            && mail != until
             && let Some(ahead) = self.mails.get(mail)
         {
             let other = ahead.waiting.path();
-            if ahead.waiting.is_exclusive() && other.chain() != path.chain() {
-                exclusive = true;
-                if !path.may_wait_for(other) {
-                    return false;
-                }
+            let mut turns = self.turns_of(place).map(|turn| &self.turn(turn).path);
+            let safe = |turn: &Path| {
+                !keeps_out(turn, other) || (!turn.leads_to(path) && path.may_wait_for(turn))
+            };
+            if ahead.waiting.is_exclusive() && !(path.may_wait_for(other) && turns.all(safe)) {
+                return false;
             }
             mail = ahead.next;
         }
-        if !exclusive {
-            return true;
-        }
-        let mut turns = self.turns_of(place).map(|turn| &self.turn(turn).path);
-        turns.all(|turn| {
-            let own = turn.chain() == path.chain();
-            !turn.holds_any() || (!own && path.may_wait_for(turn))
-        })
+        true
     }
 
     /// Takes out the first that may not wait any more, since a turn here has taken a section after

@@ -90,6 +90,12 @@ impl Path {
         Self { chain: self.chain, held }
     }
 
+    /// Whether `other` began here: it is of the same chain, and holds all that this path holds.
+    #[must_use]
+    pub fn leads_to(&self, other: &Self) -> bool {
+        self.chain == other.chain && other.sections().starts_with(self.sections())
+    }
+
     /// Whether this path came before `other` (**W7**).
     #[must_use]
     pub fn is_older_than(&self, other: &Self) -> bool {
