@@ -44,9 +44,9 @@ impl Counter {
 
 /// Allocations of all threads in `CALLS` calls of each kind, to an entity of each shard, once warm.
 fn allocations_of_ours(shards: usize, direct: bool) -> usize {
-    let shards = NonZeroUsize::new(shards).unwrap();
+    let shards = NonZeroUsize::new(shards).expect("a node has a shard");
     let builder = Node::builder().entity::<Counter>().shards(shards).pin(false);
-    let node = builder.direct_calls(direct).start().unwrap();
+    let node = builder.direct_calls(direct).start().expect("the node starts");
     let counted = node.run(async |pool| {
         let counters: Vec<Ref<Counter>> = (0..8).map(|key| pool.get(key)).collect();
         let mut heap = Region::new(HEAP);
@@ -62,7 +62,7 @@ fn allocations_of_ours(shards: usize, direct: bool) -> usize {
         let change = heap.change();
         Ok::<usize, CallError>(change.allocations + change.reallocations)
     });
-    counted.unwrap().unwrap()
+    counted.expect("the task ends").expect("each call is answered")
 }
 
 /// Allocations and reallocations of all threads while `calls` ran.

@@ -112,7 +112,6 @@ impl Drop for Made {
 /// Makes a call: `(made, told, id)` of each kind in one place.
 macro_rules! make {
     ($on:ident.$method:ident($($arg:expr),*), $id:expr, $rng:expr, $tell:expr) => {{
-        log(|log| log.named($id, format!("{:?}.{}{:?}", $on, stringify!($method), ($(&$arg,)*))));
         let (call, rng): (_, &mut Rng) = ($on.$method($($arg),*), $rng);
         if $tell {
             log(|log| log.told($id));
@@ -263,7 +262,7 @@ pub(crate) struct Knot {
 impl Knot {
     #[activate]
     fn appear(at: At<Self>) -> Self {
-        if at.random() % 16 == 0 {
+        if at.random().is_multiple_of(16) {
             make(&mut Rng::new(at.random()), 1, true);
         }
         Self { activation: log(|log| log.fresh()), ticks: 0 }
@@ -272,7 +271,7 @@ impl Knot {
     #[deactivate]
     fn leave(&mut self, at: At<Self>) {
         let visit = Visit::new(self.activation, None);
-        if at.random() % 16 == 0 {
+        if at.random().is_multiple_of(16) {
             make(&mut Rng::new(at.random()), 1, true);
         }
         visit.turn();
@@ -345,7 +344,7 @@ impl Knot {
     pub fn note(&mut self, at: At<Self>, call: u64, sequence: u64, number: u32) -> Result<u64> {
         let visit = Visit::new(self.activation, Some(call));
         log(|log| log.numbered(sequence, at.key(), number));
-        if at.random() % 64 == 0 {
+        if at.random().is_multiple_of(64) {
             visit.panic();
         }
         Ok(call)
@@ -354,7 +353,7 @@ impl Knot {
     pub async fn note_shared(cx: Cx<Self>, call: u64, sequence: u64, number: u32) -> Result<u64> {
         let visit = Visit::new(cx.with(|knot| knot.activation), Some(call));
         log(|log| log.numbered(sequence, cx.key(), number));
-        if cx.random() % 64 == 0 {
+        if cx.random().is_multiple_of(64) {
             visit.panic();
         }
         Ok(call)
@@ -430,8 +429,11 @@ async fn step(cx: &mut Cx<Knot>, visit: &Visit, rng: &mut Rng, depth: u8) -> Res
             let made = make(rng, depth, depth == 0);
             let Some(made) = made else { return Ok(()) };
             let within = Duration::from_micros(rng.below(200));
-            let outcome = cx.within(within, made.ends()).await;
-            visit.mind(rng, outcome)
+            // Giving up is no deadline of a call, and is not passed on as one.
+            match cx.within(within, made.ends()).await {
+                Ok(outcome) => visit.mind(rng, outcome),
+                Err(_) => visit.mind(rng, Ok(())),
+            }
         }
         6 => {
             let bytes = cx.random_bytes(8).await;

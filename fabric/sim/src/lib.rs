@@ -34,3 +34,8 @@ pub mod __private {
     pub use epicserver_entity::*;
     pub use epicserver_wire::{self as wire, rkyv};
 }
+
+#[cfg(test)]
+mod for_tests {
+    pub(crate) use crate::{TestOptions, test};
+}

@@ -153,10 +153,6 @@ impl Log {
         &mut self.calls[index]
     }
 
-    pub(crate) fn named(&mut self, call: u64, name: String) {
-        eprintln!("made {call} {name}");
-    }
-
     pub(crate) fn told(&mut self, call: u64) {
         self.call(call).stage = Stage::Told;
     }
@@ -171,7 +167,6 @@ impl Log {
 
     pub(crate) fn started(&mut self, call: u64) {
         self.note(1, call);
-        eprintln!("start {call}");
         let called = self.call(call);
         called.runs += 1;
         if called.runs > 1 {
@@ -194,7 +189,6 @@ impl Log {
     /// The caller of `call` was told its outcome.
     pub(crate) fn ended(&mut self, call: u64, outcome: &Result<u64, CallError>) {
         let called = std::mem::take(self.call(call));
-        eprintln!("ended {call} {outcome:?}");
         if called.stage != Stage::Open {
             self.violate("one_outcome", format!("call {call} has a second outcome: {outcome:?}"));
         }
@@ -242,7 +236,6 @@ impl Log {
 
     /// A turn of `who` runs on `activation`.
     pub(crate) fn turn(&mut self, activation: u64, who: u64) {
-        eprintln!("turn of {who} on act {activation}");
         self.note(20, activation ^ (who << 20));
         let holder = self.holders.get(&(activation, WHOLE)).copied();
         if let Some(holder) = holder.filter(|holder| *holder != who) {
@@ -253,7 +246,6 @@ impl Log {
 
     /// `who` holds `activation` from now on, or its lock called `name`.
     pub(crate) fn holds(&mut self, activation: u64, name: &'static str, who: u64) {
-        eprintln!("hold of {who} on act {activation} {name}");
         self.note(21, activation ^ (who << 20));
         if let Some(holder) = self.holders.insert((activation, name), who) {
             let what = format!("{who} takes `{name}` of {activation}, which {holder} holds");
@@ -262,7 +254,6 @@ impl Log {
     }
 
     pub(crate) fn lets_go(&mut self, activation: u64, name: &'static str, who: u64) {
-        eprintln!("free of {who} on act {activation} {name}");
         self.note(22, activation ^ (who << 20));
         let key = (activation, name);
         if self.holders.get(&key) == Some(&who) {
@@ -291,7 +282,6 @@ impl Log {
         let calls = self.calls.clone();
         for (index, called) in calls.iter().enumerate() {
             if called.stage == Stage::Open {
-                eprintln!("open {index}");
                 self.violate("one_outcome", format!("call {index} has no outcome"));
             }
             if called.said_no && called.runs > 0 {

@@ -131,3 +131,86 @@ async fn observe<R: TestOutcome + 'static>(setup: impl AsyncFn(Pool) -> R, ended
     .await;
     ended.lock().unwrap_or_else(PoisonError::into_inner).replace(failure);
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use epicserver_entity::{At, Cx};
+    use epicserver_macros::entity;
+    use epicserver_wire::CallError;
+
+    use super::*;
+
+    #[entity(key = u64, crate = crate::__private)]
+    #[derive(Default)]
+    struct Counter {
+        sum: u32,
+    }
+
+    #[entity(crate = crate::__private)]
+    impl Counter {
+        pub fn add(&mut self, by: u32) -> u32 {
+            self.sum += by;
+            self.sum
+        }
+
+        pub async fn add_via(cx: Cx<Self>, other: u64, by: u32) -> Result<u32, CallError> {
+            cx.sleep(Duration::from_secs(60)).await?;
+            cx.pool().get::<Self>(other).add(by).await
+        }
+
+        pub async fn wait(cx: Cx<Self>) -> Result<(), CallError> {
+            cx.event("never").wait().await
+        }
+
+        pub fn key(&self, at: At<Self>) -> u64 {
+            at.key()
+        }
+    }
+
+    fn register(registry: &mut Registry) -> Result<(), RegistryError> {
+        registry.add::<Counter>()
+    }
+
+    const OPTIONS: TestOptions = TestOptions { nodes: 2, shards: 2, seed: Some(7), seeds: 20 };
+
+    #[test]
+    fn entities_of_a_user_run_once_a_seed() {
+        test(OPTIONS, register, async |pool: Pool| {
+            let one = pool.get::<Counter>(1);
+            assert_eq!(one.add_via(2, 5).timeout(Duration::from_secs(90)).await?, 5);
+            assert_eq!(pool.get::<Counter>(2).add(1).await?, 6);
+            assert_eq!(pool.get::<Counter>(3).key().await?, 3);
+            Ok::<(), CallError>(())
+        });
+    }
+
+    #[test]
+    #[should_panic(expected = "seed = 7")]
+    fn an_error_fails_the_test_and_names_the_seed() {
+        test(OPTIONS, register, async |_| Err::<(), &str>("no"));
+    }
+
+    #[test]
+    #[should_panic(expected = "it panicked: assertion")]
+    fn a_panic_fails_the_test() {
+        test(OPTIONS, register, async |pool: Pool| {
+            assert_eq!(pool.get::<Counter>(1).add(1).await, Ok(2), "wrong");
+        });
+    }
+
+    #[test]
+    #[should_panic(expected = "it waits for what never comes")]
+    fn a_wait_for_nothing_fails_the_test() {
+        test(OPTIONS, register, async |pool: Pool| {
+            pool.get::<Counter>(1).wait().timeout(Duration::MAX).await
+        });
+    }
+
+    #[epicserver_macros::test(entities(Counter), seeds = 3, shards = 2, crate = crate::for_tests)]
+    async fn the_attribute_gives_such_a_test(pool: Pool) -> Result<(), CallError> {
+        assert_eq!(pool.get::<Counter>(1).add(1).await?, 1);
+        Ok(())
+    }
+}

@@ -133,3 +133,39 @@ fn conclude(log: &mut Log, world: &World, roots: u64, scene: Scene) {
     }
     log.stats.cover("hasty runs", u64::from(scene.hasty));
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fifty_seeds_pass_every_checker() {
+        for seed in 0..50 {
+            assert_eq!(check(seed, None).violation, None, "{}", replay_line(seed, None));
+        }
+    }
+
+    #[test]
+    fn each_mutant_is_caught_by_its_checker_within_a_thousand_seeds() {
+        for mutant in Mutant::ALL.iter().copied() {
+            let caught = (0..1000).find_map(|seed| check(seed, Some(mutant)).violation);
+            let checker = caught.map(|violation| violation.checker);
+            let by = checker.is_some_and(|checker| mutant.caught_by().contains(&checker));
+            assert!(by, "{mutant} is caught by {checker:?}");
+        }
+    }
+
+    #[test]
+    fn s1_a_seed_gives_the_same_trace_again_and_another_seed_another() {
+        let traces: Vec<u64> = [7, 7, 8].map(|seed| check(seed, None).trace).to_vec();
+        assert_eq!(traces[0], traces[1]);
+        assert_ne!(traces[1], traces[2]);
+    }
+
+    #[test]
+    fn the_replay_line_names_seed_and_mutant() {
+        let line = replay_line(7, Some(Mutant::ReorderPair));
+        assert!(line.ends_with("--seeds 1 --seed 7 --mutant reorder_pair"), "{line}");
+        assert!(Mutant::ALL.iter().all(|mutant| Mutant::named(mutant.name()) == Some(*mutant)));
+    }
+}
