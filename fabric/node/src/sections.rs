@@ -106,9 +106,9 @@ impl Core {
     }
 
     /// The turn holds more than before: who waits at its activation and may not wait for it is told.
-    fn cull(&self, desk: &Desk, turn: u32) {
+    pub(crate) fn cull(&self, desk: &Desk, turn: u32) {
         let Some(place) = self.table.borrow().place_of(turn) else { return };
-        loop {
+        while self.table.borrow().mails(place) > 0 {
             let mail = self.table.borrow_mut().next_to_die(place);
             let Some(mail) = mail else { return };
             self.refuse_mail(desk, mail, ErrorKind::WouldDeadlock);

@@ -167,7 +167,11 @@ impl Core {
             Mode::Turn => self.start_turn(desk, place, cell, request),
             Mode::Shared | Mode::Exclusive => {
                 match self.open_turn(place, request.head(), request.method()) {
-                    Some((turn, _)) => self.start_task(desk, turn, cell, request),
+                    Some((turn, _)) => {
+                        // It may have passed some who wait, and hold what they must not wait for.
+                        self.cull(desk, turn);
+                        self.start_task(desk, turn, cell, request);
+                    }
                     None => self.refuse(desk, request, ErrorKind::Overloaded),
                 }
             }
