@@ -185,14 +185,9 @@ impl Tickets {
     /// # Errors
     /// The answer, if nobody waits for it.
     pub fn answer(&mut self, token: Token, answer: Answer) -> Result<Waiter, Answer> {
-        let answer = match answer {
-            Answer::Reply(request) => return self.reply(token, request).map_err(Answer::Reply),
-            Answer::Done
-            | Answer::Wall(_)
-            | Answer::Bytes(_)
-            | Answer::Section(_)
-            | Answer::Failed(_) => answer,
-        };
+        if let Answer::Reply(request) = answer {
+            return self.reply(token, request).map_err(Answer::Reply);
+        }
         match self.get(token) {
             Some(ticket) if ticket.phase == Phase::Sent => {
                 ticket.phase = Phase::Answered;

@@ -42,6 +42,12 @@ pub(crate) struct Task {
     pub(crate) tick: Option<Token>,
 }
 
+/// The error of a call whose method began and did not return.
+fn unfinished(kind: ErrorKind, path: &Path) -> CallError {
+    let ran = if kind == ErrorKind::Panicked { Ran::Yes } else { Ran::Unknown };
+    CallError::new(kind, ran, path.chain())
+}
+
 /// How a poll ended.
 enum Polled {
     Pending,
@@ -227,18 +233,12 @@ impl Core {
         let polled = self.poll(desk, turn, &mut running);
         desk.end(outer);
         let path = desk.set_path(outer_path);
-        if matches!(polled, Polled::Pending) && self.task(turn, |task| task.doomed) == Some(false) {
-            self.task(turn, |task| task.running = Some(running));
-            return;
-        }
         let caller = self.task(turn, |task| task.caller).unwrap_or(Caller::Nobody);
         self.settle(desk, turn, (running, polled), |core, outcome| match outcome {
             Ok(Some(request)) => core.reply(desk, caller, request),
             Ok(None) => {}
             Err(kind) => {
-                let ran = if kind == ErrorKind::Panicked { Ran::Yes } else { Ran::Unknown };
-                let error = CallError::new(kind, ran, path.chain());
-                core.answer(desk, caller, Answer::Failed(error));
+                core.answer(desk, caller, Answer::Failed(unfinished(kind, &path)));
             }
         });
     }
@@ -385,10 +385,7 @@ impl Core {
         let place = self.table.borrow().place_of(turn);
         let mut outcome = Ok(None);
         self.settle(desk, turn, (running, polled), |_, ended| {
-            outcome = ended.map_err(|kind| {
-                let ran = if kind == ErrorKind::Panicked { Ran::Yes } else { Ran::Unknown };
-                CallError::new(kind, ran, path.chain())
-            });
+            outcome = ended.map_err(|kind| unfinished(kind, &path));
         });
         if matches!(outcome, Ok(None)) {
             self.parked(desk, token, deadline, place);
