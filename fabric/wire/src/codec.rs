@@ -9,21 +9,141 @@
 //! # Not here
 //! Frames, headers, schema versions.
 
+use std::fmt;
+
 use rkyv::api::high::{HighDeserializer, HighSerializer, HighValidator};
+use rkyv::api::serialize_using;
 use rkyv::bytecheck::CheckBytes;
+use rkyv::rancor::{self, Source as _};
 use rkyv::ser::allocator::ArenaHandle;
-use rkyv::util::AlignedVec;
-use rkyv::{Archive, Deserialize, Serialize, rancor};
+use rkyv::ser::sharing::Share;
+use rkyv::ser::{Positional, Serializer as Parts, Writer};
+use rkyv::util::{AlignedVec, with_arena};
+use rkyv::{Archive, Deserialize, Serialize};
+
+use crate::frame::FRAME_ALIGN;
 
 /// Bytes that are not the value they were said to be.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("the bytes are not a valid value of the expected type")]
 pub struct Malformed;
 
+/// Why a value was not written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Unwritten {
+    /// There is not so much room.
+    #[error("the value does not fit the slot")]
+    Full,
+    /// A hand-written implementation of the value refuses to be written.
+    #[error("the value cannot be written")]
+    Malformed,
+}
+
+/// Where a value is written to: the rest of a slot, or memory that grows.
+///
+/// Either begins at a multiple of 16, since rkyv aligns what it writes by its position.
+pub struct Out<'a> {
+    to: To<'a>,
+    full: bool,
+}
+
+enum To<'a> {
+    Slot(&'a mut [u8], usize),
+    Heap(&'a mut AlignedVec<FRAME_ALIGN>),
+}
+
+impl<'a> Out<'a> {
+    /// Into `bytes`, as far as they go.
+    #[must_use]
+    pub fn slot(bytes: &'a mut [u8]) -> Self {
+        Self { to: To::Slot(bytes, 0), full: false }
+    }
+
+    /// Behind what `bytes` holds, which is a multiple of 16 long.
+    #[must_use]
+    pub fn heap(bytes: &'a mut AlignedVec<FRAME_ALIGN>) -> Self {
+        Self { to: To::Heap(bytes), full: false }
+    }
+
+    /// Writes `value`, with nothing allocated in steady state if this is a slot.
+    ///
+    /// # Errors
+    /// [`Unwritten`]; what was written until then is of no use.
+    pub fn put<T: Encode>(&mut self, value: &T) -> Result<(), Unwritten> {
+        let to = match &mut self.to {
+            To::Slot(bytes, at) => To::Slot(bytes, *at),
+            To::Heap(bytes) => To::Heap(bytes),
+        };
+        let (written, out) = with_arena(|arena| {
+            let out = Out { to, full: false };
+            let mut parts = Parts::new(out, arena.acquire(), Share::new());
+            let written = serialize_using::<_, rancor::Error>(value, &mut parts);
+            let out = parts.into_writer();
+            (written.map(drop), (out.pos(), out.full))
+        });
+        if let To::Slot(_, at) = &mut self.to {
+            *at = out.0;
+        }
+        self.full |= out.1;
+        match written {
+            Ok(()) => Ok(()),
+            Err(_) if out.1 => Err(Unwritten::Full),
+            Err(_) => Err(Unwritten::Malformed),
+        }
+    }
+}
+
+impl Positional for Out<'_> {
+    fn pos(&self) -> usize {
+        match &self.to {
+            To::Slot(_, at) => *at,
+            To::Heap(bytes) => bytes.len(),
+        }
+    }
+}
+
+impl Writer<rancor::Error> for Out<'_> {
+    fn write(&mut self, bytes: &[u8]) -> Result<(), rancor::Error> {
+        match &mut self.to {
+            To::Slot(slot, at) => {
+                let end = at.saturating_add(bytes.len());
+                let Some(room) = slot.get_mut(*at..end) else {
+                    self.full = true;
+                    return Err(rancor::Error::new(Unwritten::Full));
+                };
+                room.copy_from_slice(bytes);
+                *at = end;
+            }
+            To::Heap(heap) => heap.extend_from_slice(bytes),
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Out<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Out({} bytes)", self.pos())
+    }
+}
+
+/// What values are written with.
+pub type Serializer<'a> = HighSerializer<Out<'a>, ArenaHandle<'a>, rancor::Error>;
+
+/// A value that can be written.
+pub trait Encode: Archive + for<'a> Serialize<Serializer<'a>> {}
+
+impl<T: Archive + for<'a> Serialize<Serializer<'a>>> Encode for T {}
+
 /// A way to write values of type `T` and to read them back.
 pub trait Codec<T> {
     /// Which codec this is, as the wire and stores name it.
     const ID: u8;
+
+    /// Writes `value` where it is to lie.
+    ///
+    /// # Errors
+    /// [`Unwritten`].
+    fn encode_to(value: &T, out: &mut Out<'_>) -> Result<(), Unwritten>;
 
     /// The bytes of `value`.
     ///
@@ -31,7 +151,8 @@ pub trait Codec<T> {
     /// [`Malformed`] if a hand-written implementation of the value refuses to be written.
     fn encode(value: &T) -> Result<Vec<u8>, Malformed>;
 
-    /// The value of `bytes`, which may come from anywhere (**W6**).
+    /// The value of `bytes`, which may come from anywhere (**W6**). Bytes that begin at a multiple of 16
+    /// are read where they lie.
     ///
     /// # Errors
     /// [`Malformed`] if they are not the bytes of a `T`.
@@ -44,18 +165,27 @@ pub struct Rkyv;
 
 impl<T> Codec<T> for Rkyv
 where
-    T: Archive + for<'a> Serialize<HighSerializer<AlignedVec, ArenaHandle<'a>, rancor::Error>>,
+    T: Encode,
     T::Archived: for<'a> CheckBytes<HighValidator<'a, rancor::Error>>
         + Deserialize<T, HighDeserializer<rancor::Error>>,
 {
     const ID: u8 = 1;
 
+    fn encode_to(value: &T, out: &mut Out<'_>) -> Result<(), Unwritten> {
+        out.put(value)
+    }
+
     fn encode(value: &T) -> Result<Vec<u8>, Malformed> {
-        rkyv::to_bytes::<rancor::Error>(value).map(AlignedVec::into_vec).map_err(|_| Malformed)
+        let mut bytes = AlignedVec::new();
+        Out::heap(&mut bytes).put(value).map_err(|_| Malformed)?;
+        Ok(bytes.into_vec())
     }
 
     fn decode(bytes: &[u8]) -> Result<T, Malformed> {
-        let mut aligned = AlignedVec::<16>::with_capacity(bytes.len());
+        if bytes.as_ptr().addr().is_multiple_of(FRAME_ALIGN) {
+            return rkyv::from_bytes::<T, rancor::Error>(bytes).map_err(|_| Malformed);
+        }
+        let mut aligned = AlignedVec::<FRAME_ALIGN>::with_capacity(bytes.len());
         aligned.extend_from_slice(bytes);
         rkyv::from_bytes::<T, rancor::Error>(&aligned).map_err(|_| Malformed)
     }
@@ -67,6 +197,19 @@ mod tests {
     use proptest::prelude::*;
 
     type Sample = (u32, Vec<(String, Option<u64>)>);
+
+    #[test]
+    fn a_value_that_does_not_fit_its_slot_says_so() {
+        let value: Sample = (7, vec![("a key that is long".to_owned(), Some(1))]);
+        let mut slot = AlignedVec::<FRAME_ALIGN>::new();
+        slot.resize(32, 0);
+        assert_eq!(Out::slot(&mut slot).put(&value), Err(Unwritten::Full));
+        slot.resize(256, 0);
+        let mut out = Out::slot(&mut slot);
+        out.put(&value).unwrap();
+        let len = out.pos();
+        assert_eq!(<Rkyv as Codec<Sample>>::decode(&slot[..len]), Ok(value));
+    }
 
     proptest! {
         #[test]

@@ -85,6 +85,16 @@ impl EntityId {
         out[..len].to_vec()
     }
 
+    /// Writes the pinned form to the beginning of `out`, and says how long it is; `None` if `out` is
+    /// too short, or the key longer than [`KEY_BYTES_MAX`].
+    #[must_use]
+    pub fn write_into(&self, out: &mut [u8]) -> Option<usize> {
+        let mut pinned = [0; HEAD + KEY_BYTES_MAX];
+        let len = self.write(&mut pinned);
+        out.get_mut(..len)?.copy_from_slice(pinned.get(..len)?);
+        Some(len)
+    }
+
     /// The id whose pinned form is `bytes`; `None` if there is none.
     #[must_use]
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {

@@ -55,6 +55,8 @@ pub enum ErrorKind {
     NodeLost,
     /// The node is stopping.
     Stopping,
+    /// The node that was asked does not own the entity.
+    Moved,
     /// The call was awaited outside of the shard that made it, or outside any.
     NotInAnEntity,
 }
@@ -76,6 +78,7 @@ impl ErrorKind {
             Self::TooManySections => "the chain holds too many exclusive sections",
             Self::NodeLost => "the node was lost",
             Self::Stopping => "the node is stopping",
+            Self::Moved => "the node that was asked does not own the entity",
             Self::NotInAnEntity => "the call was awaited outside of the shard that made it",
         }
     }

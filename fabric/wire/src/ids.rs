@@ -139,6 +139,66 @@ impl ShardId {
     pub const fn index(self) -> usize {
         self.0 as usize
     }
+
+    /// Its number, as the wire carries it.
+    #[must_use]
+    pub const fn as_u16(self) -> u16 {
+        self.0
+    }
+}
+
+/// One run of one node's process, unique in its fabric: a node that starts again is another one.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NodeId(u64);
+
+impl NodeId {
+    /// The node that drew `number`.
+    #[must_use]
+    pub const fn new(number: u64) -> Self {
+        Self(number)
+    }
+
+    /// The number.
+    #[must_use]
+    pub const fn as_u64(self) -> u64 {
+        self.0
+    }
+}
+
+impl fmt::Debug for NodeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "node:{:016x}", self.0)
+    }
+}
+
+impl fmt::Display for NodeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+/// A link of this node to another one; never used twice by one process.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LinkId(u32);
+
+impl LinkId {
+    /// The link numbered `serial`.
+    #[must_use]
+    pub const fn new(serial: u32) -> Self {
+        Self(serial)
+    }
+
+    /// Its number.
+    #[must_use]
+    pub const fn serial(self) -> u32 {
+        self.0
+    }
+}
+
+impl fmt::Debug for LinkId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "link:{}", self.0)
+    }
 }
 
 /// The ticket of one syscall: valid on the shard that gave it, answered exactly once.
@@ -207,6 +267,23 @@ impl ChainId {
         Self { birth: birth.as_nanos(), origin }
     }
 
+    /// The chain as the wire carries it.
+    #[must_use]
+    pub fn to_bytes(self) -> [u8; 16] {
+        let mut bytes = [0; 16];
+        bytes[..8].copy_from_slice(&self.birth.to_le_bytes());
+        bytes[8..].copy_from_slice(&self.origin.to_le_bytes());
+        bytes
+    }
+
+    /// The chain that the wire carried as `bytes`.
+    #[must_use]
+    pub fn from_bytes(bytes: [u8; 16]) -> Self {
+        let [b0, b1, b2, b3, b4, b5, b6, b7, origin @ ..] = bytes;
+        let birth = u64::from_le_bytes([b0, b1, b2, b3, b4, b5, b6, b7]);
+        Self { birth, origin: u64::from_le_bytes(origin) }
+    }
+
     /// Whether this is a chain at all.
     #[must_use]
     pub fn is_some(self) -> bool {
@@ -226,10 +303,23 @@ impl fmt::Debug for ChainId {
 pub struct SectionId(u64);
 
 impl SectionId {
-    /// The `serial`-th section taken on the shard whose number (unique in the fabric) is `origin`.
+    /// The `serial`-th section taken on the shard whose number in the fabric is `origin`, of which 24
+    /// bits count.
     #[must_use]
-    pub const fn new(origin: u16, serial: u64) -> Self {
-        Self((serial << 16) | origin as u64)
+    pub const fn new(origin: u32, serial: u64) -> Self {
+        Self((serial << 24) | (origin as u64 & 0xff_ffff))
+    }
+
+    /// The section as the wire carries it.
+    #[must_use]
+    pub const fn as_u64(self) -> u64 {
+        self.0
+    }
+
+    /// The section that the wire carried as `id`.
+    #[must_use]
+    pub const fn from_u64(id: u64) -> Self {
+        Self(id)
     }
 }
 

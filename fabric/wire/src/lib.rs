@@ -4,21 +4,24 @@
 //! stored file may rely on. Changing it is a wire or store change, whatever the compiler says.
 //!
 //! # Not here
-//! Frames and headers of a transport, decisions of any kind, user code, clocks.
+//! Transports, decisions of any kind, user code, clocks.
 
 mod codec;
 mod entity_id;
 mod error;
+pub mod frame;
+pub mod header;
 mod ids;
 mod key;
 pub mod limits;
 mod path;
 mod time;
+pub mod view;
 
-pub use codec::{Codec, Malformed, Rkyv};
+pub use codec::{Codec, Encode, Malformed, Out, Rkyv, Serializer, Unwritten};
 pub use entity_id::EntityId;
 pub use error::{CallError, ErrorKind, Progress, Ran};
-pub use ids::{ChainId, ClassId, MethodId, SectionId, ShardId, Token, TypeId};
+pub use ids::{ChainId, ClassId, LinkId, MethodId, NodeId, SectionId, ShardId, Token, TypeId};
 pub use key::{EntityKey, IntoKey, Key};
 pub use path::Path;
 pub use time::Time;

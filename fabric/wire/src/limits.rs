@@ -42,6 +42,9 @@ pub const SYNC_NAMES_MAX: usize = 256;
 pub const QUEUE_MAX: usize = 65_536;
 /// Random bytes that one syscall may ask for.
 pub const RANDOM_BYTES_MAX: usize = 4096;
+/// Longest message between two nodes, in bytes, header and padding included: an argument of 64 MiB
+/// and what belongs to it.
+pub const MESSAGE_BYTES_MAX: usize = (64 << 20) + (64 << 10);
 /// How long a call may take where nothing says otherwise.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 

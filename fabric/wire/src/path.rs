@@ -27,7 +27,8 @@ enum Held {
     #[default]
     Nothing,
     One(SectionId),
-    Many(Arc<[SectionId]>),
+    /// Rare, and one word to keep the path of the common kinds short.
+    Many(Arc<Vec<SectionId>>),
 }
 
 impl Path {
@@ -71,7 +72,7 @@ impl Path {
         let held = match self.sections() {
             [] => Held::One(section),
             sections if sections.len() >= CHAIN_SECTIONS_MAX => return None,
-            sections => Held::Many(sections.iter().copied().chain([section]).collect()),
+            sections => Held::Many(Arc::new(sections.iter().copied().chain([section]).collect())),
         };
         Some(Self { chain: self.chain, held })
     }
@@ -84,7 +85,7 @@ impl Path {
             (None, _) => Held::Nothing,
             (Some(one), None) => Held::One(one),
             (Some(first), Some(second)) => {
-                Held::Many([first, second].into_iter().chain(rest).collect())
+                Held::Many(Arc::new([first, second].into_iter().chain(rest).collect()))
             }
         };
         Self { chain: self.chain, held }
