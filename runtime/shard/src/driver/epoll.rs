@@ -1,0 +1,468 @@
+//! The epoll form: readiness, and calls that do not block.
+//!
+//! Sockets that were busy lately are simply read in each round: asking epoll first would be a system
+//! call more for each message.
+//!
+//! # Invariants
+//! - **K4** A socket is taken for unreadable or unwritable only after the kernel has said so, since
+//!   each change is told once.
+//!
+//! # Not here
+//! Where a message ends.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering, fence};
+use std::time::Duration;
+
+use epicserver_link::Parcel;
+use epicserver_link::driver::{
+    Completion, Counters, Done, Driver, Form, Handle, Owner, Receive, SocketAddress, Wake,
+};
+use epicserver_wire::frame::{FRAME_ALIGN, Frame};
+use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
+use rustix::io::Errno;
+use rustix::net::{
+    RecvFlags, SendAncillaryBuffer, SendFlags, SocketAddrUnix, SocketFlags, accept_with, connect,
+    recv, sendmsg, sockopt,
+};
+
+use super::buffers::Buffers;
+use super::sockets::{Role, Sending, Socket, Sockets};
+
+/// Rounds in which a socket that was read is read again without asking epoll.
+const HOT_ROUNDS: u32 = 4096;
+/// Sockets that are read without asking epoll.
+const HOT_MAX: usize = 8;
+/// Rounds between two looks at epoll, while sockets are hot.
+const LOOK_ROUNDS: u32 = 32;
+/// Buffers that one socket may fill in one round.
+const FILLS_MAX: usize = 4;
+/// Events taken from epoll at once.
+const EVENTS_MAX: usize = 256;
+/// What epoll names the bell by; no handle is so high.
+const BELL: u64 = u64::MAX;
+
+struct Bell {
+    eventfd: OwnedFd,
+    asleep: AtomicBool,
+}
+
+impl Wake for Bell {
+    #[expect(clippy::host_endian_bytes, reason = "an eventfd's count is in the host's order")]
+    fn wake(&self) {
+        fence(Ordering::SeqCst);
+        if self.asleep.load(Ordering::Relaxed) && self.asleep.swap(false, Ordering::SeqCst) {
+            // It cannot fail: the count is far from its end.
+            let _written = rustix::io::write(&self.eventfd, &1_u64.to_ne_bytes());
+        }
+    }
+}
+
+/// The epoll form of a driver.
+pub(super) struct Epoll {
+    epoll: OwnedFd,
+    bell: Arc<Bell>,
+    sockets: Sockets,
+    buffers: Buffers,
+    /// Sockets with something to send that the kernel may take.
+    dirty: Vec<Handle>,
+    /// Sockets that may have something to read.
+    readable: Vec<Handle>,
+    hot: Vec<(Handle, u32)>,
+    rounds: u32,
+    events: Vec<epoll::Event>,
+    counters: Counters,
+}
+
+impl Epoll {
+    pub(super) fn open() -> io::Result<Self> {
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        let eventfd = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;
+        epoll::add(&epoll, &eventfd, epoll::EventData::new_u64(BELL), flags)?;
+        Ok(Self {
+            epoll,
+            bell: Arc::new(Bell { eventfd, asleep: AtomicBool::new(false) }),
+            sockets: Sockets::default(),
+            buffers: Buffers::default(),
+            dirty: Vec::new(),
+            readable: Vec::new(),
+            hot: Vec::new(),
+            rounds: 0,
+            events: Vec::with_capacity(EVENTS_MAX),
+            counters: Counters::default(),
+        })
+    }
+
+    fn add(&mut self, owner: Owner, fd: OwnedFd, role: Role) -> io::Result<Handle> {
+        if role != Role::Watched {
+            rustix::io::ioctl_fionbio(&fd, true)?;
+        }
+        let connected = matches!(role, Role::Connected(_));
+        let socket = Socket {
+            fd,
+            owner,
+            role,
+            sending: Sending::default(),
+            received: 0,
+            readable: false,
+            writable: connected,
+            ended: false,
+            closing: false,
+        };
+        let full = || io::Error::from(Errno::NFILE);
+        let handle = self.sockets.insert(socket).ok_or_else(full)?;
+        let flags = match role {
+            Role::Listener | Role::Watched => epoll::EventFlags::IN,
+            Role::Connecting(_) | Role::Connected(_) => {
+                epoll::EventFlags::IN | epoll::EventFlags::OUT | epoll::EventFlags::RDHUP
+            }
+        };
+        let data = epoll::EventData::new_u64(u64::from(handle.0));
+        let Some(socket) = self.sockets.get(handle) else { return Err(full()) };
+        if let Err(error) = epoll::add(&self.epoll, &socket.fd, data, flags | epoll::EventFlags::ET)
+        {
+            self.sockets.remove(handle);
+            return Err(error.into());
+        }
+        Ok(handle)
+    }
+
+    fn say(&mut self, handle: Handle, what: Done, done: &mut Vec<Completion>) {
+        if let Some(socket) = self.sockets.get(handle) {
+            done.push(Completion { owner: socket.owner, handle, done: what });
+        }
+    }
+
+    fn closed(&mut self, handle: Handle, error: Option<io::Error>, done: &mut Vec<Completion>) {
+        self.say(handle, Done::Closed(error), done);
+        // Dropping the descriptor takes it out of epoll.
+        drop(self.sockets.remove(handle));
+    }
+
+    /// Asks epoll what has changed.
+    fn look(&mut self, timeout: Option<Duration>, done: &mut Vec<Completion>) -> io::Result<()> {
+        let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
+        self.counters.calls += 1;
+        let mut events = std::mem::take(&mut self.events);
+        let room = rustix::buffer::spare_capacity(&mut events);
+        match epoll::wait(&self.epoll, room, timeout.as_ref()) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        for event in events.drain(..) {
+            self.changed(event, done);
+        }
+        self.events = events;
+        Ok(())
+    }
+
+    fn changed(&mut self, event: epoll::Event, done: &mut Vec<Completion>) {
+        let (data, flags) = (event.data.u64(), event.flags);
+        if data == BELL {
+            let mut count = [0; 8];
+            // What was read is of no interest, nor is that nothing was there.
+            let _read = rustix::io::read(&self.bell.eventfd, &mut count);
+            return;
+        }
+        let Ok(handle) = u32::try_from(data).map(Handle) else { return };
+        let Some(socket) = self.sockets.get(handle) else { return };
+        let gone = epoll::EventFlags::HUP | epoll::EventFlags::ERR | epoll::EventFlags::RDHUP;
+        match socket.role {
+            Role::Watched => self.say(handle, Done::Readable, done),
+            Role::Listener => self.accept(handle, done),
+            Role::Connecting(receive) => {
+                if flags.intersects(epoll::EventFlags::OUT | gone) {
+                    self.connected(handle, receive, done);
+                }
+            }
+            Role::Connected(_) => {
+                if flags.contains(epoll::EventFlags::OUT) && !socket.writable {
+                    socket.writable = true;
+                    self.dirty.push(handle);
+                }
+                socket.ended |= flags.intersects(gone);
+                if flags.intersects(epoll::EventFlags::IN | gone) {
+                    self.may_read(handle);
+                }
+            }
+        }
+    }
+
+    fn may_read(&mut self, handle: Handle) {
+        if let Some(socket) = self.sockets.get(handle)
+            && !std::mem::replace(&mut socket.readable, true)
+        {
+            self.readable.push(handle);
+        }
+    }
+
+    fn accept(&mut self, handle: Handle, done: &mut Vec<Completion>) {
+        while let Some(socket) = self.sockets.get(handle) {
+            self.counters.calls += 1;
+            match accept_with(&socket.fd, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
+                Ok(accepted) => self.say(handle, Done::Accepted(accepted), done),
+                Err(Errno::INTR | Errno::CONNABORTED) => {}
+                Err(Errno::AGAIN) => return,
+                Err(error) => {
+                    // Out of descriptors or memory: those that wait are accepted after the next arrival.
+                    tracing::warn!(%error, "a connection was not accepted");
+                    return;
+                }
+            }
+        }
+    }
+
+    fn connected(&mut self, handle: Handle, receive: Receive, done: &mut Vec<Completion>) {
+        let Some(socket) = self.sockets.get(handle) else { return };
+        match sockopt::socket_error(&socket.fd) {
+            Ok(Ok(())) => {
+                socket.role = Role::Connected(receive);
+                socket.writable = true;
+                self.say(handle, Done::Connected, done);
+                self.dirty.push(handle);
+                self.may_read(handle);
+            }
+            Ok(Err(error)) | Err(error) => self.closed(handle, Some(error.into()), done),
+        }
+    }
+
+    fn read_all(&mut self, done: &mut Vec<Completion>) {
+        let mut readable = std::mem::take(&mut self.readable);
+        for handle in readable.drain(..) {
+            self.read(handle, done);
+        }
+        // What was not read to its end has been listed anew.
+        readable.append(&mut self.readable);
+        self.readable = readable;
+    }
+
+    /// Reads what a socket has, as far as its share of a round goes.
+    fn read(&mut self, handle: Handle, done: &mut Vec<Completion>) {
+        if let Some(socket) = self.sockets.get(handle) {
+            socket.readable = false;
+        }
+        for _ in 0..FILLS_MAX {
+            match self.read_once(handle, done) {
+                Ok(true) => self.heat(handle),
+                Ok(false) => return,
+                Err(Errno::NOBUFS) => break,
+                Err(error) => return self.closed(handle, Some(error.into()), done),
+            }
+        }
+        self.may_read(handle);
+    }
+
+    /// Says whether there may be more.
+    fn read_once(&mut self, handle: Handle, done: &mut Vec<Completion>) -> Result<bool, Errno> {
+        let Some(socket) = self.sockets.get(handle) else { return Ok(false) };
+        let Role::Connected(receive) = socket.role else { return Ok(false) };
+        let ended = socket.ended;
+        let mut buffer = self.buffers.take().ok_or(Errno::NOBUFS)?;
+        let Some(memory) = Arc::get_mut(&mut buffer) else { unreachable!("K2: it is nobody's") };
+        self.counters.calls += 1;
+        // What the sender has aligned shall be aligned here, whatever parts the stream comes in.
+        let start = match receive {
+            Receive::Stream => usize::try_from(socket.received % FRAME_ALIGN as u64).unwrap_or(0),
+            Receive::Packets => 0,
+        };
+        let memory = memory.bytes_mut().get_mut(start..).unwrap_or_default();
+        let size = memory.len();
+        let received = recv(&socket.fd, memory, RecvFlags::DONTWAIT);
+        let len = match received {
+            Ok((len, _)) => len,
+            Err(error) => {
+                self.buffers.give(buffer);
+                return match error {
+                    Errno::AGAIN => Ok(false),
+                    Errno::INTR => Ok(true),
+                    error => Err(error),
+                };
+            }
+        };
+        if len == 0 {
+            self.buffers.give(buffer);
+            self.closed(handle, None, done);
+            return Ok(false);
+        }
+        self.counters.received += len as u64;
+        socket.received += len as u64;
+        let frame = Frame::new(Arc::clone(&buffer), start, start + len);
+        self.buffers.give(buffer);
+        if let Some(frame) = frame {
+            self.say(handle, Done::Received(frame), done);
+        }
+        // A stream that did not fill its buffer is empty, or tells of more by epoll (K4).
+        Ok(ended || receive == Receive::Packets || len == size)
+    }
+
+    fn heat(&mut self, handle: Handle) {
+        let until = self.rounds.wrapping_add(HOT_ROUNDS);
+        if let Some(hot) = self.hot.iter_mut().find(|(hot, _)| *hot == handle) {
+            hot.1 = until;
+        } else if self.hot.len() < HOT_MAX {
+            self.hot.push((handle, until));
+        }
+    }
+
+    fn read_hot(&mut self, done: &mut Vec<Completion>) {
+        let rounds = self.rounds;
+        self.hot.retain(|(_, until)| until.wrapping_sub(rounds) <= HOT_ROUNDS);
+        for index in 0..self.hot.len() {
+            if let Some((handle, _)) = self.hot.get(index).copied() {
+                let before = done.len();
+                self.read(handle, done);
+                if done.len() > before {
+                    self.heat(handle);
+                }
+            }
+        }
+    }
+
+    fn write_all(&mut self, done: &mut Vec<Completion>) {
+        while let Some(handle) = self.dirty.pop() {
+            self.write(handle, done);
+        }
+    }
+
+    /// Gives the kernel all that it takes of what a socket has to send.
+    fn write(&mut self, handle: Handle, done: &mut Vec<Completion>) {
+        let mut whole = 0;
+        loop {
+            let Some(socket) = self.sockets.get(handle) else { return };
+            if socket.sending.is_empty() || !socket.writable {
+                break;
+            }
+            let mut pieces = Vec::with_capacity(super::sockets::PIECES_MAX);
+            socket.sending.pieces(&mut pieces);
+            let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+            self.counters.calls += 1;
+            let sent = sendmsg(&socket.fd, &pieces, &mut SendAncillaryBuffer::default(), flags);
+            drop(pieces);
+            match sent {
+                Ok(bytes) => {
+                    self.counters.sent += bytes as u64;
+                    whole += socket.sending.advance(bytes);
+                }
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => socket.writable = false,
+                Err(error) => return self.closed(handle, Some(error.into()), done),
+            }
+        }
+        if whole > 0 {
+            self.say(handle, Done::Sent(whole), done);
+        }
+        self.close_if_done(handle, done);
+    }
+
+    fn close_if_done(&mut self, handle: Handle, done: &mut Vec<Completion>) {
+        let over = |socket: &mut Socket| socket.closing && socket.sending.is_empty();
+        if self.sockets.get(handle).is_some_and(over) {
+            self.closed(handle, None, done);
+        }
+    }
+}
+
+impl Driver for Epoll {
+    fn form(&self) -> Form {
+        Form::Epoll
+    }
+
+    fn listen(&mut self, owner: Owner, socket: OwnedFd) -> io::Result<Handle> {
+        self.add(owner, socket, Role::Listener)
+    }
+
+    fn connect(
+        &mut self,
+        owner: Owner,
+        socket: OwnedFd,
+        to: &SocketAddress,
+        receive: Receive,
+    ) -> io::Result<Handle> {
+        rustix::io::ioctl_fionbio(&socket, true)?;
+        match connect_to(&socket, to) {
+            Ok(()) | Err(Errno::INPROGRESS) => {}
+            Err(error) => return Err(error.into()),
+        }
+        self.add(owner, socket, Role::Connecting(receive))
+    }
+
+    fn adopt(&mut self, owner: Owner, socket: OwnedFd, receive: Receive) -> io::Result<Handle> {
+        let handle = self.add(owner, socket, Role::Connected(receive))?;
+        self.may_read(handle);
+        Ok(handle)
+    }
+
+    fn watch(&mut self, owner: Owner, file: OwnedFd) -> io::Result<Handle> {
+        self.add(owner, file, Role::Watched)
+    }
+
+    fn send(&mut self, handle: Handle, parcel: Parcel) -> Result<(), Parcel> {
+        let Some(socket) = self.sockets.get(handle).filter(|socket| !socket.closing) else {
+            return Err(parcel);
+        };
+        let was_empty = socket.sending.is_empty();
+        socket.sending.push(parcel)?;
+        if was_empty && socket.writable {
+            self.dirty.push(handle);
+        }
+        Ok(())
+    }
+
+    fn close(&mut self, handle: Handle, flush: bool) {
+        let Some(socket) = self.sockets.get(handle) else { return };
+        socket.closing = true;
+        if !flush {
+            socket.sending = Sending::default();
+        }
+        self.dirty.push(handle);
+    }
+
+    fn poll(&mut self, done: &mut Vec<Completion>) -> io::Result<()> {
+        self.rounds = self.rounds.wrapping_add(1);
+        self.write_all(done);
+        self.read_hot(done);
+        if self.hot.is_empty() || self.rounds.is_multiple_of(LOOK_ROUNDS) {
+            self.look(Some(Duration::ZERO), done)?;
+        }
+        self.read_all(done);
+        self.write_all(done);
+        Ok(())
+    }
+
+    fn wait(&mut self, timeout: Option<Duration>, done: &mut Vec<Completion>) -> io::Result<()> {
+        self.write_all(done);
+        self.read_all(done);
+        self.bell.asleep.store(true, Ordering::SeqCst);
+        fence(Ordering::SeqCst);
+        let nothing = done.is_empty() && self.readable.is_empty();
+        let looked = self.look(if nothing { timeout } else { Some(Duration::ZERO) }, done);
+        self.bell.asleep.store(false, Ordering::SeqCst);
+        looked?;
+        self.read_all(done);
+        self.write_all(done);
+        Ok(())
+    }
+
+    fn waker(&self) -> Arc<dyn Wake> {
+        Arc::clone(&self.bell) as Arc<dyn Wake>
+    }
+
+    fn counters(&self) -> Counters {
+        let mut counters = self.counters;
+        counters.starved = self.buffers.starved;
+        counters
+    }
+}
+
+fn connect_to(socket: &impl AsFd, to: &SocketAddress) -> Result<(), Errno> {
+    match to {
+        SocketAddress::Inet(SocketAddr::V4(address)) => connect(socket, address),
+        SocketAddress::Inet(SocketAddr::V6(address)) => connect(socket, address),
+        SocketAddress::Unix(path) => connect(socket, &SocketAddrUnix::new(path.as_path())?),
+        SocketAddress::Tipc(..) => Err(Errno::AFNOSUPPORT),
+    }
+}

@@ -1,0 +1,104 @@
+//! A pool of slots for what is sent: filled by any thread, freed by the I/O thread.
+//!
+//! # Invariants
+//! - **P1** A pool makes at most its number of slots, and each is either in it or lent.
+//!
+//! # Not here
+//! Memory that a device must know: a transport that needs it lends its own slots.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use crossbeam_queue::ArrayQueue;
+use epicserver_wire::frame::{FrameMut, Slots, heap_slot};
+use epicserver_wire::view::Slot;
+
+/// Bytes of a slot, where nothing says otherwise.
+pub const SLOT_BYTES: usize = 64 << 10;
+
+/// Slots on the heap, made when they are first needed and kept from then on.
+pub struct HeapPool {
+    free: ArrayQueue<Box<dyn Slot>>,
+    slot_bytes: usize,
+    made: AtomicUsize,
+    starved: AtomicBool,
+}
+
+impl HeapPool {
+    /// A pool of at most `slots` slots of `slot_bytes` each.
+    #[must_use]
+    pub fn new(slots: usize, slot_bytes: usize) -> Arc<Self> {
+        Arc::new(Self {
+            free: ArrayQueue::new(slots.max(1)),
+            slot_bytes,
+            made: AtomicUsize::new(0),
+            starved: AtomicBool::new(false),
+        })
+    }
+
+    /// Slots that are lent now.
+    #[must_use]
+    pub fn lent(&self) -> usize {
+        self.made.load(Ordering::Relaxed).saturating_sub(self.free.len())
+    }
+
+    /// Whether somebody was refused since this was asked last, and would not be now.
+    pub fn has_room_again(&self) -> bool {
+        self.starved.load(Ordering::Relaxed)
+            && !self.free.is_empty()
+            && self.starved.swap(false, Ordering::Relaxed)
+    }
+}
+
+impl Slots for HeapPool {
+    fn slot_bytes(&self) -> usize {
+        self.slot_bytes
+    }
+
+    fn reserve(self: Arc<Self>) -> Option<FrameMut> {
+        if let Some(slot) = self.free.pop() {
+            return Some(FrameMut::new(slot, self));
+        }
+        let made = self.made.fetch_add(1, Ordering::Relaxed);
+        if made >= self.free.capacity() {
+            self.made.fetch_sub(1, Ordering::Relaxed);
+            self.starved.store(true, Ordering::Relaxed);
+            return None;
+        }
+        let slot = heap_slot(self.slot_bytes);
+        Some(FrameMut::new(slot, self))
+    }
+
+    fn give_back(&self, slot: Box<dyn Slot>) {
+        // P1: there is room for each slot that was made.
+        drop(self.free.push(slot));
+    }
+}
+
+impl fmt::Debug for HeapPool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "HeapPool({} of {} lent)", self.lent(), self.free.capacity())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reserve(pool: &Arc<HeapPool>) -> Option<FrameMut> {
+        (Arc::clone(pool) as Arc<dyn Slots>).reserve()
+    }
+
+    #[test]
+    fn p1_an_empty_pool_refuses_and_says_when_it_has_room_again() {
+        let pool = HeapPool::new(2, 64);
+        let (first, _second) = (reserve(&pool).unwrap(), reserve(&pool).unwrap());
+        assert!(reserve(&pool).is_none());
+        assert!(!pool.has_room_again());
+        drop(first.freeze());
+        assert!(pool.has_room_again());
+        assert!(!pool.has_room_again());
+        assert_eq!(pool.lent(), 1);
+    }
+}
