@@ -1,0 +1,250 @@
+//! Transfers: messages too long for one frame, cut into chunks beside which others pass.
+//!
+//! The first chunk announces a transfer in the order of its lane; the receiver joins the chunks and
+//! treats the whole as if it had come in one frame. Only so many bytes of all transfers of a lane are
+//! under way at a time, so that a small message waits behind a bounded number of them.
+//!
+//! # Invariants
+//! - **X1** The chunks of one transfer leave in order, and transfers of one lane take turns.
+//! - **X2** At most [`IN_FLIGHT_BYTES`] of a lane's transfers have been sent and not been taken in.
+//! - **X3** A receiver holds at most [`TRANSFERS_MAX`] unfinished transfers of a peer's shard, each
+//!   as long as its first chunk said and no longer than a message may be.
+//!
+//! # Not here
+//! Which calls wait for a transfer to end: the shard that made them holds them back.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use epicserver_wire::frame::{FRAME_ALIGN, Frame, FrameMut};
+use epicserver_wire::header::{Header, Violation};
+use epicserver_wire::limits::MESSAGE_BYTES_MAX;
+use epicserver_wire::{ShardId, Token};
+
+/// Bytes of one chunk, where slots are large enough.
+pub const CHUNK_BYTES: usize = 32 << 10;
+/// Bytes of a lane's transfers that may be under way.
+pub const IN_FLIGHT_BYTES: usize = 512 << 10;
+/// Transfers of one lane that may have begun; further ones wait.
+pub const TRANSFERS_MAX: usize = 16;
+
+const _: () = assert!(CHUNK_BYTES.is_multiple_of(FRAME_ALIGN), "chunks are cut where padding ends");
+const _: () = assert!(CHUNK_BYTES <= IN_FLIGHT_BYTES, "a chunk must fit what may be under way");
+
+/// One chunk that may leave now.
+#[derive(Debug)]
+pub struct Chunk {
+    /// Which transfer.
+    pub transfer: Token,
+    /// Where its bytes lie in the message.
+    pub offset: u32,
+    /// How long the message is.
+    pub total: u32,
+    /// The bytes.
+    pub bytes: Frame,
+    /// Whether it is the last one.
+    pub last: bool,
+}
+
+#[derive(Debug)]
+struct Sending {
+    transfer: Token,
+    message: Frame,
+    offset: usize,
+}
+
+/// The transfers that one lane sends.
+#[derive(Debug, Default)]
+pub struct Outgoing {
+    waiting: VecDeque<Sending>,
+    turn: VecDeque<Sending>,
+    in_flight: usize,
+    serial: u32,
+}
+
+impl Outgoing {
+    /// Begins the transfer of `message`, whole and padded; its number is given.
+    pub fn begin(&mut self, message: Frame) -> Token {
+        let transfer = Token::new(self.serial, 0);
+        self.serial = self.serial.wrapping_add(1);
+        self.waiting.push_back(Sending { transfer, message, offset: 0 });
+        transfer
+    }
+
+    /// Whether anything is left to send.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.waiting.is_empty() && self.turn.is_empty()
+    }
+
+    /// Whether any chunk has been sent and not been taken in.
+    #[must_use]
+    pub fn is_in_flight(&self) -> bool {
+        self.in_flight > 0
+    }
+
+    /// How many transfers have something left to send.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.waiting.len() + self.turn.len()
+    }
+
+    /// Whether a chunk may leave now (**X2**).
+    #[must_use]
+    pub fn may_send(&self) -> bool {
+        !self.is_empty() && self.in_flight + CHUNK_BYTES <= IN_FLIGHT_BYTES
+    }
+
+    /// The next chunk of at most `bytes_max` bytes (**X1**), if one may leave now (**X2**).
+    pub fn next(&mut self, bytes_max: usize) -> Option<Chunk> {
+        if !self.may_send() {
+            return None;
+        }
+        if self.turn.len() < TRANSFERS_MAX {
+            self.turn.extend(self.waiting.pop_front());
+        }
+        let mut sending = self.turn.pop_front()?;
+        let size = CHUNK_BYTES.min(bytes_max / FRAME_ALIGN * FRAME_ALIGN).max(FRAME_ALIGN);
+        let (start, total) = (sending.offset, sending.message.len());
+        let end = (start + size).min(total);
+        let chunk = Chunk {
+            transfer: sending.transfer,
+            offset: u32::try_from(start).ok()?,
+            total: u32::try_from(total).ok()?,
+            bytes: sending.message.slice(start, end)?,
+            last: end == total,
+        };
+        sending.offset = end;
+        self.in_flight += end - start;
+        if end < total {
+            self.turn.push_back(sending);
+        }
+        Some(chunk)
+    }
+
+    /// The receiver has taken in so many bytes.
+    ///
+    /// # Errors
+    /// If so many were not under way.
+    pub fn taken(&mut self, bytes: usize) -> Result<(), Violation> {
+        let left = self.in_flight.checked_sub(bytes);
+        self.in_flight = left.ok_or(Violation::Unexpected("more chunks taken in than sent"))?;
+        Ok(())
+    }
+}
+
+/// The transfers that a shard receives over one link.
+#[derive(Debug, Default)]
+pub struct Incoming {
+    open: BTreeMap<(ShardId, Token), FrameMut>,
+    taken: BTreeMap<ShardId, u32>,
+}
+
+impl Incoming {
+    /// A chunk came. If it was the last of its transfer, the message is given.
+    ///
+    /// # Errors
+    /// If it does not fit what came before (**X1**, **X3**).
+    pub fn chunk(&mut self, header: &Header, bytes: &[u8]) -> Result<Option<Frame>, Violation> {
+        let wrong = Violation::Unexpected("a chunk that does not fit its transfer");
+        let total = header.method as usize;
+        if total > MESSAGE_BYTES_MAX || !total.is_multiple_of(FRAME_ALIGN) || bytes.is_empty() {
+            return Err(wrong);
+        }
+        let key = (header.from, header.token);
+        if header.left == 0 {
+            let begun = self.open.keys().filter(|(from, _)| *from == header.from).count();
+            if begun >= TRANSFERS_MAX || self.open.contains_key(&key) {
+                return Err(Violation::Unexpected("a transfer too many"));
+            }
+            self.open.insert(key, FrameMut::detached(total));
+        }
+        let message = self.open.get_mut(&key).ok_or(wrong)?;
+        let fits = message.capacity() == total && message.len() == header.left as usize;
+        if !fits || !message.extend(bytes) {
+            return Err(wrong);
+        }
+        *self.taken.entry(header.from).or_default() += u32::try_from(bytes.len()).unwrap_or(0);
+        if message.len() < total {
+            return Ok(None);
+        }
+        Ok(self.open.remove(&key).map(FrameMut::freeze))
+    }
+
+    /// A shard that is to be told how many bytes of its transfers were taken in.
+    pub fn next_taken(&mut self) -> Option<(ShardId, u32)> {
+        self.taken.pop_first()
+    }
+
+    /// The shard was not told after all.
+    pub fn took(&mut self, shard: ShardId, bytes: u32) {
+        *self.taken.entry(shard).or_default() += bytes;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use epicserver_wire::header::Kind;
+
+    const FROM: ShardId = ShardId::new(3);
+
+    fn header(chunk: &Chunk) -> Header {
+        let header = Header::new(Kind::Chunk, FROM, ShardId::new(0));
+        Header { token: chunk.transfer, method: chunk.total, left: chunk.offset, ..header }
+    }
+
+    fn message(fill: u8, len: usize) -> Frame {
+        Frame::copy_of(&vec![fill; len])
+    }
+
+    #[test]
+    fn x1_transfers_take_turns_and_arrive_whole() {
+        let (mut out, mut inc) = (Outgoing::default(), Incoming::default());
+        out.begin(message(1, 3 * CHUNK_BYTES));
+        out.begin(message(2, 16));
+        let (mut arrived, mut order) = (Vec::new(), Vec::new());
+        while let Some(chunk) = out.next(usize::MAX) {
+            order.push(chunk.transfer.index());
+            let whole = inc.chunk(&header(&chunk), chunk.bytes.bytes()).unwrap();
+            arrived.extend(whole.map(|whole| (whole.bytes()[0], whole.len())));
+        }
+        assert_eq!(order, [0, 0, 1, 0], "the second begins when it is its turn");
+        assert_eq!(arrived, [(2, 16), (1, 3 * CHUNK_BYTES)]);
+        assert_eq!(inc.next_taken(), Some((FROM, u32::try_from(3 * CHUNK_BYTES + 16).unwrap())));
+    }
+
+    #[test]
+    fn x2_what_was_not_taken_in_holds_up_the_rest() {
+        let mut out = Outgoing::default();
+        out.begin(message(1, 2 * IN_FLIGHT_BYTES));
+        let sent: usize = std::iter::from_fn(|| out.next(usize::MAX)).map(|c| c.bytes.len()).sum();
+        assert_eq!(sent, IN_FLIGHT_BYTES);
+        out.taken(CHUNK_BYTES).unwrap();
+        assert!(out.next(usize::MAX).is_some());
+        assert!(out.next(usize::MAX).is_none());
+        assert!(out.taken(2 * IN_FLIGHT_BYTES).is_err());
+    }
+
+    #[test]
+    fn x3_chunks_that_do_not_fit_are_refused() {
+        let mut inc = Incoming::default();
+        let first = Chunk {
+            transfer: Token::new(1, 0),
+            offset: 0,
+            total: 64,
+            bytes: message(1, 32),
+            last: false,
+        };
+        let head = header(&first);
+        assert!(inc.chunk(&Header { left: 32, ..head }, &[0; 16]).is_err(), "never begun");
+        assert!(inc.chunk(&head, &[0; 32]).unwrap().is_none());
+        assert!(inc.chunk(&head, &[0; 32]).is_err(), "begun twice");
+        assert!(inc.chunk(&Header { left: 16, ..head }, &[0; 16]).is_err(), "out of order");
+        assert!(inc.chunk(&Header { left: 32, ..head }, &[0; 64]).is_err(), "too long");
+        for n in 2..=u32::try_from(TRANSFERS_MAX).unwrap() {
+            let begun = Header { token: Token::new(n, 0), ..head };
+            assert!(inc.chunk(&begun, &[0; 32]).unwrap().is_none());
+        }
+        assert!(inc.chunk(&Header { token: Token::new(99, 0), ..head }, &[0; 32]).is_err());
+    }
+}
