@@ -189,7 +189,7 @@ fn depart<M: Method>(
         if desk.nest() {
             if let Some(cell) = desk.host().open(desk, request.head_mut()) {
                 let outcome = one_turn::<M>(desk, request, desk.deadline(terms), &cell);
-                desk.tickets().borrow_mut().free(token);
+                desk.end_token(token);
                 return Some(outcome);
             }
             desk.unnest();
@@ -256,7 +256,7 @@ fn polled<M: Method>(
         }
     };
     if outcome.is_some() {
-        desk.tickets().borrow_mut().free(token);
+        desk.end_token(token);
     }
     outcome
 }

@@ -388,12 +388,19 @@ impl Desk {
 
     fn send(&self, token: Token, mut request: Request, terms: Terms) {
         if terms.tell {
-            self.tickets.borrow_mut().free(token);
+            self.end_token(token);
             self.address(&mut request, terms, None);
             return self.host.call(self, None, request);
         }
         self.address(&mut request, terms, Some(token));
         self.host.call(self, Some(token), request);
+    }
+
+    /// Ends `token`; what it held is dropped where the table is not borrowed.
+    #[inline]
+    pub(crate) fn end_token(&self, token: Token) {
+        let remains = self.tickets.borrow_mut().free(token);
+        drop(remains);
     }
 
     /// The holder of `token` gives it up: a call that has not left leaves now, as a tell.
@@ -403,7 +410,7 @@ impl Desk {
             Some((request, terms)) => self.send(token, request, terms),
             None => {
                 self.host.give_up(self, token);
-                self.tickets.borrow_mut().free(token);
+                self.end_token(token);
             }
         }
     }
@@ -416,15 +423,16 @@ impl Desk {
 
     /// The answer of `token`; if there is none yet, `cx`'s waker is woken by it.
     pub(crate) fn poll_answer(&self, token: Token, cx: &Context<'_>) -> Poll<Answer> {
-        let mut tickets = self.tickets.borrow_mut();
-        if let Some(answer) = tickets.take(token) {
+        let answer = self.tickets.borrow_mut().take(token);
+        if let Some(answer) = answer {
             return Poll::Ready(answer);
         }
         let turn = self.turn.get();
         // The task's own waker needs no cloning: its id says as much.
         let own = turn.id != TurnId::NONE && cx.waker().data().addr() == turn.waker;
         let waiter = if own { Waiter::Turn(turn.id) } else { Waiter::Waker(cx.waker().clone()) };
-        tickets.set_waiter(token, waiter);
+        let before = self.tickets.borrow_mut().set_waiter(token, waiter);
+        drop(before);
         Poll::Pending
     }
 }

@@ -15,7 +15,9 @@ use std::cell::RefCell;
 use std::fmt;
 use std::rc::Rc;
 
-use epicserver_wire::{CallError, EntityId, Malformed, Path, ShardId, Time, Token, limits};
+use epicserver_wire::{
+    CallError, EntityId, LinkId, Malformed, Out, Path, ShardId, Time, Token, Unwritten, limits,
+};
 
 use crate::cell::{AnyCell, Place, StateCell};
 use crate::entity::{Method, MethodInfo, typed_cell};
@@ -31,6 +33,15 @@ pub enum Caller {
     /// The holder of `token` on `shard`.
     Token {
         /// The shard that gave the token.
+        shard: ShardId,
+        /// The token.
+        token: Token,
+    },
+    /// A shard of another node.
+    Remote {
+        /// The link that the call came by.
+        link: LinkId,
+        /// The shard there that gave the token.
         shard: ShardId,
         /// The token.
         token: Token,
@@ -189,6 +200,8 @@ trait AnyEnvelope: Any + Send + fmt::Debug {
     fn args(&self) -> Option<&dyn Any>;
     fn start(self: Box<Self>, cell: Rc<dyn AnyCell>) -> AnyStarted;
     fn encode_args(&self) -> Result<Vec<u8>, Malformed>;
+    fn encode_args_to(&self, out: &mut Out<'_>) -> Result<(), Unwritten>;
+    fn encode_reply_to(&self, out: &mut Out<'_>) -> Result<(), Unwritten>;
     fn encode_reply(&self) -> Result<Vec<u8>, Malformed>;
     fn decode_reply(&mut self, bytes: &[u8]) -> Result<(), Malformed>;
     fn put_reply(&mut self, reply: Box<dyn Any>) -> Result<(), &'static str>;
@@ -225,6 +238,14 @@ impl<M: Method> AnyEnvelope for Envelope<M> {
 
     fn encode_args(&self) -> Result<Vec<u8>, Malformed> {
         self.args.as_ref().ok_or(Malformed)?.encode()
+    }
+
+    fn encode_args_to(&self, out: &mut Out<'_>) -> Result<(), Unwritten> {
+        out.put(self.args.as_ref().ok_or(Unwritten::Malformed)?)
+    }
+
+    fn encode_reply_to(&self, out: &mut Out<'_>) -> Result<(), Unwritten> {
+        out.put(self.reply.as_ref().ok_or(Unwritten::Malformed)?)
     }
 
     fn encode_reply(&self) -> Result<Vec<u8>, Malformed> {
@@ -302,6 +323,22 @@ impl Request {
     /// [`Malformed`] if the method has started, or a hand-written implementation refuses.
     pub fn encode_args(&self) -> Result<Vec<u8>, Malformed> {
         self.0.encode_args()
+    }
+
+    /// Writes the arguments where they leave from.
+    ///
+    /// # Errors
+    /// [`Unwritten`]; `Malformed` if the method has started.
+    pub fn encode_args_to(&self, out: &mut Out<'_>) -> Result<(), Unwritten> {
+        self.0.encode_args_to(out)
+    }
+
+    /// Writes the reply where it leaves from.
+    ///
+    /// # Errors
+    /// [`Unwritten`]; `Malformed` if there is no reply.
+    pub fn encode_reply_to(&self, out: &mut Out<'_>) -> Result<(), Unwritten> {
+        self.0.encode_reply_to(out)
     }
 
     /// The bytes of the reply.

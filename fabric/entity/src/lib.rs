@@ -39,4 +39,4 @@ pub use running::{Activation, ActivationFailed, AnyStarted, Running, Started, de
 pub use script::{Asked, Run, Script};
 pub use sync::{Event, Lock, LockGuard, Queue};
 pub use syscall::{Answer, Syscall};
-pub use tickets::{Tickets, Waiter};
+pub use tickets::{Remains, Tickets, Waiter};

@@ -10,11 +10,8 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use epicserver_wire::rkyv::api::high::HighSerializer;
-use epicserver_wire::rkyv::ser::allocator::ArenaHandle;
-use epicserver_wire::rkyv::util::AlignedVec;
-use epicserver_wire::rkyv::{Archive, Serialize, rancor};
-use epicserver_wire::{CallError, Codec, Malformed, Rkyv, uuid::Uuid};
+use epicserver_wire::rkyv::{Archive, Serialize};
+use epicserver_wire::{CallError, Codec, Malformed, Rkyv, Serializer, uuid::Uuid};
 
 /// A value that the codec can write and read. Implemented for whatever it supports.
 ///
@@ -23,9 +20,7 @@ use epicserver_wire::{CallError, Codec, Malformed, Rkyv, uuid::Uuid};
     message = "`{Self}` cannot be sent or saved",
     note = "put `#[message]` on its definition, so that it can be written and read"
 )]
-pub trait Coded:
-    Sized + Archive + for<'a> Serialize<HighSerializer<AlignedVec, ArenaHandle<'a>, rancor::Error>>
-{
+pub trait Coded: Sized + Archive + for<'a> Serialize<Serializer<'a>> {
     /// The bytes of the value.
     ///
     /// # Errors
@@ -41,7 +36,7 @@ pub trait Coded:
 
 impl<T> Coded for T
 where
-    T: Archive + for<'a> Serialize<HighSerializer<AlignedVec, ArenaHandle<'a>, rancor::Error>>,
+    T: Archive + for<'a> Serialize<Serializer<'a>>,
     Rkyv: Codec<T>,
 {
     fn encode(&self) -> Result<Vec<u8>, Malformed> {

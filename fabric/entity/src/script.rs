@@ -177,13 +177,16 @@ impl Host for ScriptHost {
 
 /// One entity and the methods that run on it.
 ///
-/// ```ignore
+/// ```text
 /// let mut player = Script::new("bob", Player::default());
 /// let level = player.start(|cx| Player::enter_level(cx, barrels));
 /// let hit = player.next().expect("a call");
 /// player.reply(hit, true);
 /// assert_eq!(player.finish(level), Ok(1));
 /// ```
+///
+/// The macros name the façade, so that this stands compiled in its tests: in
+/// `runtime/epicserver/tests/script.rs`, with each of the ways to start and to answer.
 pub struct Script<T: Entity> {
     cell: Rc<StateCell<T>>,
     host: Rc<ScriptHost>,
@@ -318,7 +321,8 @@ impl<T: Entity> Script<T> {
     fn answer(&mut self, asked: Asked, answer: Answer) {
         let Some(token) = asked.token else { return };
         // A method may have given it up meanwhile: then there is nobody to tell.
-        drop(self.desk.tickets().borrow_mut().answer(token, answer));
+        let told = self.desk.tickets().borrow_mut().answer(token, answer);
+        drop(told);
     }
 
     /// Answers a call with what the method's body would have returned.
@@ -360,7 +364,8 @@ impl<T: Entity> Script<T> {
         };
         if let Some(token) = asked.token {
             // The clock may have been dropped meanwhile: then there is nobody to tell.
-            drop(self.desk.tickets().borrow_mut().answer(token, Answer::Done));
+            let told = self.desk.tickets().borrow_mut().answer(token, Answer::Done);
+            drop(told);
         }
     }
 

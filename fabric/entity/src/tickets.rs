@@ -4,6 +4,9 @@
 //! - **C1** A token is answered at most once; whoever holds it learns of one outcome, or gives it up.
 //! - **C2** At most [`limits::TOKENS_MAX`] tokens are out; a full table refuses, it never grows.
 //!
+//! - **C5** Nothing of a user is dropped in here: arguments, replies and foreign wakers are given out,
+//!   since their destructors may call, and so come back to this table while it is borrowed.
+//!
 //! # Not here
 //! Deadlines: the host keeps time, and answers a token that is late.
 
@@ -218,7 +221,7 @@ impl Tickets {
     #[inline]
     pub(crate) fn take_reply(&mut self, token: Token) -> Option<Request> {
         let request = self.get(token)?.reply.take()?;
-        self.free(token);
+        self.release(token);
         Some(request)
     }
 
@@ -233,15 +236,17 @@ impl Tickets {
         if ticket.repeats {
             ticket.phase = Phase::Sent;
         } else {
-            self.free(token);
+            self.release(token);
         }
         answer
     }
 
-    /// Says who is to be told.
-    pub fn set_waiter(&mut self, token: Token, waiter: Waiter) {
-        if let Some(ticket) = self.get(token) {
-            ticket.waiter = waiter;
+    /// Says who is to be told, and gives back who was (**C5**).
+    #[must_use = "to be dropped where the table is not borrowed"]
+    pub fn set_waiter(&mut self, token: Token, waiter: Waiter) -> Waiter {
+        match self.get(token) {
+            Some(ticket) => std::mem::replace(&mut ticket.waiter, waiter),
+            None => waiter,
         }
     }
 
@@ -253,20 +258,50 @@ impl Tickets {
         })
     }
 
-    /// Ends `token`, answered or not. A token that is no longer valid is left alone.
+    /// Ends `token`, answered or not, and gives what it held (**C5**). A token that is no longer
+    /// valid is left alone.
     #[inline]
-    pub fn free(&mut self, token: Token) {
-        let free = self.free;
-        let Some(ticket) = self.get(token) else { return };
+    #[must_use = "to be dropped where the table is not borrowed"]
+    pub fn free(&mut self, token: Token) -> Option<Remains> {
+        let ticket = self.get(token)?;
+        let bare = ticket.phase == Phase::Sent && matches!(ticket.waiter, Waiter::Nobody);
+        let remains = if bare { None } else { Some(ticket.empty()) };
+        self.release(token);
+        remains
+    }
+
+    /// Ends `token`, which is out and holds nothing any more.
+    #[inline]
+    fn release(&mut self, token: Token) {
+        let Some(ticket) = self.tickets.get_mut(token.index() as usize) else { return };
         ticket.generation = ticket.generation.wrapping_add(1);
-        if ticket.phase != Phase::Sent || !matches!(ticket.waiter, Waiter::Nobody) {
-            (ticket.made, ticket.answer, ticket.waiter) = (None, None, Waiter::Nobody);
-            (ticket.terms, ticket.reply) = (None, None);
-        }
         ticket.phase = Phase::Free;
-        ticket.next = free;
+        ticket.next = self.free;
         self.free = token.index();
         self.out -= 1;
+    }
+}
+
+/// What a token held that was ended: to be dropped.
+#[expect(dead_code, reason = "it is only dropped")]
+#[derive(Debug)]
+pub struct Remains {
+    made: Option<Request>,
+    reply: Option<Request>,
+    answer: Option<Answer>,
+    waiter: Waiter,
+}
+
+impl Ticket {
+    #[cold]
+    fn empty(&mut self) -> Remains {
+        self.terms = None;
+        Remains {
+            made: self.made.take(),
+            reply: self.reply.take(),
+            answer: self.answer.take(),
+            waiter: std::mem::take(&mut self.waiter),
+        }
     }
 }
 
@@ -288,7 +323,7 @@ mod tests {
     fn c1_a_token_of_an_earlier_use_answers_nothing() {
         let mut tickets = Tickets::default();
         let old = tickets.send(false).unwrap();
-        tickets.free(old);
+        drop(tickets.free(old));
         let new = tickets.send(false).unwrap();
         assert_eq!(old.index(), new.index());
         assert!(tickets.answer(old, Answer::Done).is_err());
@@ -303,8 +338,29 @@ mod tests {
             assert!(tickets.answer(token, Answer::Done).is_ok());
             assert_eq!(tickets.take(token), Some(Answer::Done));
         }
-        tickets.free(token);
+        drop(tickets.free(token));
         assert_eq!(tickets.out(), 0);
+    }
+
+    #[test]
+    fn c5_who_waited_is_given_out_and_not_dropped_inside() {
+        let waker = Arc::new(Woken);
+        let waiter = || Waiter::Waker(Waker::from(Arc::clone(&waker)));
+        let mut tickets = Tickets::default();
+        let token = tickets.send(false).unwrap();
+        assert!(matches!(tickets.set_waiter(token, waiter()), Waiter::Nobody));
+        assert!(matches!(tickets.set_waiter(token, waiter()), Waiter::Waker(_)));
+        let remains = tickets.free(token);
+        assert_eq!(Arc::strong_count(&waker), 2);
+        drop(remains);
+        assert!(matches!(tickets.set_waiter(token, waiter()), Waiter::Waker(_)));
+        assert_eq!(Arc::strong_count(&waker), 1);
+    }
+
+    struct Woken;
+
+    impl std::task::Wake for Woken {
+        fn wake(self: Arc<Self>) {}
     }
 
     #[test]

@@ -296,7 +296,8 @@ impl Core {
             let living = tasks.iter().enumerate().filter(|(_, task)| task.is_some());
             living.filter_map(|(index, _)| u32::try_from(index).ok()).collect()
         };
-        !self.has_ready() && turns.into_iter().all(|turn| self.may_end(desk, turn))
+        let settled = !self.has_ready() && self.is_settled();
+        settled && turns.into_iter().all(|turn| self.may_end(desk, turn))
     }
 
     /// The shard ends: each activation runs its hook.

@@ -15,8 +15,10 @@ pub struct Config {
     pub shard: ShardId,
     /// How many shards the node has.
     pub shards: u16,
-    /// Its number in the fabric, which no other shard has.
-    pub origin: u16,
+    /// Whether there may be other nodes: then a call waits until the members are known.
+    pub fabric: bool,
+    /// Its number in the fabric, of 24 bits, which is drawn such that hardly any other shard has it.
+    pub origin: u32,
     /// The entity types that it serves.
     pub registry: Arc<Registry>,
     /// Bytes that its activations may take.

@@ -23,6 +23,7 @@ use epicserver_wire::{
 };
 
 use crate::named::Named;
+use crate::remote::{Posted, Remote};
 use crate::turns::Task;
 use crate::wake::Wakers;
 use crate::{Config, Counters, Effect, Message, Notice};
@@ -71,8 +72,8 @@ impl Waiting for Mail {
 pub(crate) enum Ready {
     Mail(u32),
     Turn(u32),
-    /// A call that passes those that wait.
-    Pass(u32, Request),
+    /// A call that was made while an activation ended.
+    Call(Request),
     Deactivate(u32),
 }
 
@@ -80,7 +81,13 @@ pub(crate) enum Ready {
 pub(crate) enum Timer {
     Deadline(Token),
     Sleep(Token),
-    Every { token: Token, next: Time, period_ns: u64 },
+    Every {
+        token: Token,
+        next: Time,
+        period_ns: u64,
+    },
+    /// Calls that another node did not own are sent again.
+    Again,
 }
 
 /// What the shard keeps of a token, beside its ticket.
@@ -89,6 +96,8 @@ struct Note {
     timer: Option<TimerId>,
     maker: Option<u32>,
     callee: Option<u32>,
+    /// It is under way to another node, or waits to leave.
+    remote: bool,
 }
 
 pub(crate) type Table = Activations<Rc<dyn AnyCell>, Mail>;
@@ -110,9 +119,16 @@ pub(crate) struct Core {
     timers: RefCell<Wheel<Timer>>,
     fired: RefCell<Vec<Timer>>,
     notes: RefCell<Vec<Note>>,
-    effects: RefCell<Vec<Effect>>,
+    pub(crate) effects: RefCell<Vec<Effect>>,
     unsent: RefCell<Vec<u32>>,
     direct: Cell<u64>,
+    /// Calls may run directly: they are allowed to, and none waits that they would pass.
+    pub(crate) direct_calls: Cell<bool>,
+    /// No other node owns anything.
+    pub(crate) is_alone: Cell<bool>,
+    pub(crate) remote: RefCell<Remote>,
+    /// Calls that another node did not own, to be sent again.
+    pub(crate) again: RefCell<Vec<Posted>>,
     pub(crate) counters: RefCell<Counters>,
 }
 
@@ -137,6 +153,10 @@ impl Core {
             effects: RefCell::default(),
             unsent: RefCell::new(vec![0; usize::from(config.shards)]),
             direct: Cell::new(0),
+            direct_calls: Cell::new(config.direct && !config.fabric),
+            is_alone: Cell::new(!config.fabric),
+            remote: RefCell::default(),
+            again: RefCell::default(),
             counters: RefCell::default(),
             config,
         }
@@ -234,6 +254,25 @@ impl Core {
         self.note(token, |note| note.timer = timer.flatten());
     }
 
+    /// The call of `token` leaves for another node.
+    pub(crate) fn mark_remote(&self, token: Token) {
+        self.note(token, |note| note.remote = true);
+    }
+
+    /// Whether the call of `token` goes to another node.
+    pub(crate) fn is_remote(&self, token: Token) -> bool {
+        self.notes.borrow().get(token.index() as usize).is_some_and(|note| note.remote)
+    }
+
+    /// What another node did not own is sent again in a while.
+    pub(crate) fn arm_again(&self) {
+        const PAUSE: std::time::Duration = std::time::Duration::from_millis(5);
+        if self.again.borrow().len() == 1 {
+            // A full wheel has no room for it; then what waits here meets its deadline.
+            let _full = self.timers.borrow_mut().insert(self.time() + PAUSE, Timer::Again);
+        }
+    }
+
     pub(crate) fn fire(&self, desk: &Desk) {
         if self.timers.borrow().deadline().is_none_or(|deadline| deadline > self.time()) {
             return;
@@ -244,6 +283,7 @@ impl Core {
             match timer {
                 Timer::Sleep(token) => self.complete(desk, token, Answer::Done),
                 Timer::Deadline(token) => self.expire(desk, token),
+                Timer::Again => self.again(desk),
                 Timer::Every { token, next, period_ns } => self.tick(desk, token, next, period_ns),
             }
         }
@@ -260,10 +300,19 @@ impl Core {
 
     /// A token's time is up: what is known of it becomes its answer.
     fn expire(&self, desk: &Desk, token: Token) {
-        let callee = self.notes.borrow().get(token.index() as usize).and_then(|note| note.callee);
-        let error = match callee.and_then(|place| self.progress(place, token)) {
+        if let Some(chain) = self.recall(token) {
+            let error = CallError::deadline(Ran::No, chain, Progress::Unknown);
+            return self.complete(desk, token, Answer::Failed(error));
+        }
+        let note = self.notes.borrow().get(token.index() as usize).copied().unwrap_or_default();
+        let error = match note.callee.and_then(|place| self.progress(place, token)) {
             Some((chain, ran, progress)) => CallError::deadline(ran, chain, progress),
-            None => CallError::deadline(Ran::Unknown, ChainId::NONE, Progress::Unknown),
+            None => {
+                // Its callee is elsewhere; the chain is that of the turn that made it.
+                let table = self.table.borrow();
+                let chain = note.maker.and_then(|turn| table.path_of(turn)).map(Path::chain);
+                CallError::deadline(Ran::Unknown, chain.unwrap_or_default(), Progress::Unknown)
+            }
         };
         self.complete(desk, token, Answer::Failed(error));
     }
@@ -317,7 +366,13 @@ impl Core {
 
     /// Gives a reply to whoever called.
     pub(crate) fn reply(&self, desk: &Desk, caller: Caller, request: Request) {
-        let Caller::Token { shard, token } = caller else { return request.recycle() };
+        let (shard, token) = match caller {
+            Caller::Token { shard, token } => (shard, token),
+            Caller::Nobody => return request.recycle(),
+            Caller::Remote { link, shard, token } => {
+                return self.answer_remote(link, (shard, token), Answer::Reply(request));
+            }
+        };
         if shard != self.shard_id() {
             let message = Message::Reply { token, answer: Answer::Reply(request) };
             return self.effect(Effect::Send { to: shard, message });
@@ -342,17 +397,20 @@ impl Core {
         if let Some(timer) = note.timer {
             self.timers.borrow_mut().cancel(timer);
         }
+        if note.remote {
+            self.forget_remote(token);
+        }
         if let Some(maker) = note.maker {
             self.answered(desk, maker);
         }
     }
 
     fn wake(&self, desk: &Desk, token: Token, answer: Answer) {
-        let waiter = match desk.tickets().borrow_mut().answer(token, answer) {
-            Ok(waiter) => waiter,
-            Err(answer) => return self.late(answer),
-        };
-        self.tell(desk, token, waiter);
+        let told = desk.tickets().borrow_mut().answer(token, answer);
+        match told {
+            Ok(waiter) => self.tell(desk, token, waiter),
+            Err(answer) => self.late(answer),
+        }
     }
 
     fn tell(&self, desk: &Desk, token: Token, waiter: Waiter) {
@@ -387,6 +445,9 @@ impl Core {
             Caller::Token { shard, token } => {
                 self.effect(Effect::Send { to: shard, message: Message::Reply { token, answer } });
             }
+            Caller::Remote { link, shard, token } => {
+                self.answer_remote(link, (shard, token), answer);
+            }
         }
     }
 
@@ -404,8 +465,18 @@ impl Core {
         self.deliver(desk, request, true);
     }
 
-    /// Sends a call to the shard of its callee. With `now`, it may run at once if that is here.
+    /// Sends a call to its callee's node and shard. With `now`, it may run at once if that is here.
     pub(crate) fn route(&self, desk: &Desk, request: Request, now: bool) {
+        self.route_from(desk, request, desk.turn().place, now);
+    }
+
+    /// The same for a call that `maker` has made.
+    pub(crate) fn route_from(&self, desk: &Desk, request: Request, maker: Place, now: bool) {
+        let mut request = request;
+        if !self.is_alone.get() {
+            let Some(stays) = self.route_away(desk, request, maker) else { return };
+            request = stays;
+        }
         let to = request.to().shard(self.config.shards);
         if to == self.shard_id() {
             return self.deliver(desk, request, now);
@@ -424,7 +495,7 @@ impl Core {
     fn deliver(&self, desk: &Desk, request: Request, now: bool) {
         if self.ending.get() {
             // What an activation says at its end must not end others below it on the stack.
-            return self.push(Ready::Pass(u32::MAX, request));
+            return self.push(Ready::Call(request));
         }
         let place = match self.ensure(desk, request.head()) {
             Ok(place) => place,
@@ -436,21 +507,18 @@ impl Core {
             self.note(token, |note| note.callee = Some(place));
         }
         let mail = Mail::Call(request);
-        let (verdict, waits) = {
-            let table = self.table.borrow();
-            (table.admit(place, &mail), table.mails(place) > 0)
-        };
-        let request = match mail {
-            Mail::Call(request) => request,
-            Mail::Section(_) => unreachable!("N1: a call is a call"),
-        };
-        match verdict {
-            Admission::Refuse(kind) => self.refuse(desk, request, kind),
-            Admission::Enter if waits => self.push(Ready::Pass(place, request)),
-            Admission::Enter if now => self.start(desk, place, request),
-            Admission::Enter | Admission::Wait => {
+        let verdict = self.table.borrow().admit(place, &mail);
+        match (verdict, mail) {
+            (Admission::Refuse(kind), mail) => self.refuse_mail(desk, mail, kind),
+            (Admission::Enter, Mail::Call(request)) if now => self.start(desk, place, request),
+            (Admission::Enter | Admission::Wait, mail) => {
                 self.count(|c| c.queued += 1);
-                self.table.borrow_mut().wait(place, Mail::Call(request));
+                self.table.borrow_mut().wait(place, mail);
+                self.schedule(place);
+            }
+            (Admission::Pass, mail) => {
+                self.count(|c| c.queued += 1);
+                self.table.borrow_mut().pass(place, mail);
                 self.schedule(place);
             }
         }
@@ -470,28 +538,10 @@ impl Core {
         match ready {
             Ready::Turn(turn) => self.resume(desk, turn),
             Ready::Mail(place) => self.pump(desk, place),
-            Ready::Pass(place, request) => self.pass(desk, place, request),
+            Ready::Call(request) => self.deliver(desk, request, true),
             Ready::Deactivate(place) => self.deactivate(desk, place),
         }
         true
-    }
-
-    /// A call that passes those that wait, if what let it pass is still so.
-    fn pass(&self, desk: &Desk, place: u32, request: Request) {
-        let here = |cell: &Rc<dyn AnyCell>| cell.id() == request.to();
-        if !self.table.borrow().state(place).is_some_and(here) {
-            return self.deliver(desk, request, true);
-        }
-        let mail = Mail::Call(request);
-        let verdict = self.table.borrow().admit(place, &mail);
-        match (verdict, mail) {
-            (Admission::Enter, Mail::Call(request)) => self.start(desk, place, request),
-            (Admission::Refuse(kind), mail) => self.refuse_mail(desk, mail, kind),
-            (Admission::Enter | Admission::Wait, mail) => {
-                self.table.borrow_mut().wait(place, mail);
-                self.schedule(place);
-            }
-        }
     }
 
     /// Lets in who may go in, but no more than a few at a time.
@@ -548,7 +598,7 @@ impl Host for Core {
 
     #[inline]
     fn open(&self, _: &Desk, head: &mut Head) -> Option<Rc<dyn AnyCell>> {
-        if !self.config.direct {
+        if !self.direct_calls.get() {
             return None;
         }
         let place = self.place_here(head)?;
@@ -572,7 +622,7 @@ impl Host for Core {
     }
 
     fn enter(&self, desk: &Desk, head: &Head, method: &'static MethodInfo) -> Option<Entry> {
-        if !self.config.direct {
+        if !self.direct_calls.get() {
             return None;
         }
         let place = self.place_here(head)?;

@@ -12,24 +12,30 @@
 //!   [`limits::DIRECT_BUDGET`](epicserver_wire::limits::DIRECT_BUDGET) direct calls.
 //!
 //! # Not here
-//! Clocks, threads, rings, sockets. Which node owns an entity.
+//! Clocks, threads, rings, sockets. Who the members of the fabric are.
 
 mod collect;
 mod config;
 mod core;
 mod named;
 mod outside;
+mod remote;
 mod sections;
 mod turns;
 mod wake;
 
 use std::rc::Rc;
+use std::sync::Arc;
 
 use epicserver_entity::{Answer, Desk, Host, Request, TurnId, detached};
-use epicserver_wire::{ShardId, Time, Token};
+use epicserver_proto::Directory;
+use epicserver_wire::frame::{Frame, FrameMut};
+use epicserver_wire::header::Violation;
+use epicserver_wire::{LinkId, NodeId, ShardId, Time, Token};
 
 pub use crate::config::Config;
 pub use crate::outside::{Inlet, RootTask};
+pub use crate::remote::LinkUp;
 pub use crate::wake::WakeSink;
 
 use crate::core::Core;
@@ -73,6 +79,26 @@ pub enum Event {
         /// How many.
         count: u32,
     },
+    /// These are the members of the fabric from now on; this node is `me`.
+    Members {
+        /// This node.
+        me: NodeId,
+        /// Who owns what.
+        directory: Arc<Directory>,
+    },
+    /// Another node can be reached.
+    LinkUp(LinkUp),
+    /// It cannot any more.
+    LinkDown(LinkId),
+    /// A link that had no room has some.
+    LinkRoom(LinkId),
+    /// Whole messages came from another node.
+    Packet {
+        /// By this link.
+        link: LinkId,
+        /// The messages.
+        frame: Frame,
+    },
     /// No call from outside is taken any more.
     Stop,
     /// Every activation is collected and every task dropped, with its hooks.
@@ -88,6 +114,22 @@ pub enum Effect {
         to: ShardId,
         /// The message.
         message: Message,
+    },
+    /// Give the messages to the link, after all that were given before.
+    Transmit {
+        /// The link.
+        link: LinkId,
+        /// The messages, but for what the body holds of the last one.
+        head: FrameMut,
+        /// The rest of the last one.
+        body: Option<Frame>,
+    },
+    /// A peer sent what no sound peer sends: end its link.
+    Close {
+        /// The link.
+        link: LinkId,
+        /// What it sent.
+        why: Violation,
     },
     /// Answer with the wall clock.
     Wall {
@@ -139,6 +181,10 @@ pub struct Counters {
     pub late: u64,
     /// Tells that were refused.
     pub tells_refused: u64,
+    /// Calls that left for other nodes.
+    pub remote: u64,
+    /// Messages of other nodes that no sound one sends.
+    pub violations: u64,
 }
 
 /// One shard.
@@ -169,6 +215,11 @@ impl Shard {
             Event::Root(task) => self.core.root(&self.desk, detached(task.start())),
             Event::Woken(turn) => self.core.woken(turn),
             Event::Sent { to, count } => self.core.sent(to, count),
+            Event::Members { me, directory } => self.core.direct(&self.desk, me, directory),
+            Event::LinkUp(up) => self.core.link_up(&self.desk, &up),
+            Event::LinkDown(link) => self.core.link_down(&self.desk, link),
+            Event::LinkRoom(link) => self.core.link_room(link),
+            Event::Packet { link, frame } => self.core.packet(&self.desk, link, &frame),
             Event::Stop => self.core.stop(),
             Event::Close => self.core.close(&self.desk),
         }
@@ -189,6 +240,15 @@ impl Shard {
         self.core.collect(&self.desk);
         self.core.take_effects(out);
         self.core.has_ready()
+    }
+
+    /// Everything that was said to other nodes since the last flush becomes effects. To be called once
+    /// a round: what is said in one round leaves together.
+    pub fn flush(&mut self, now: Time, out: &mut Vec<Effect>) {
+        let _on = self.desk.enter();
+        self.core.set_now(&self.desk, now);
+        self.core.flush_remote(&self.desk);
+        self.core.take_effects(out);
     }
 
     /// When it has to run again although nothing happens.

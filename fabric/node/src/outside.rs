@@ -78,7 +78,8 @@ impl Core {
             let Some(token) = desk.tickets().borrow_mut().send(false) else {
                 return refuse(ErrorKind::Overloaded, request, Some(pending));
             };
-            desk.tickets().borrow_mut().set_waiter(token, Waiter::Outside(pending));
+            let before = desk.tickets().borrow_mut().set_waiter(token, Waiter::Outside(pending));
+            drop(before);
             request.head_mut().caller = Caller::Token { shard: self.shard_id(), token };
             self.arm(token, deadline, Timer::Deadline(token));
         }

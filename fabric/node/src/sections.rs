@@ -66,7 +66,7 @@ impl Core {
         let verdict = self.table.borrow().admit(place, &mail);
         match verdict {
             Admission::Enter => self.hold(desk, turn, token),
-            Admission::Wait => {
+            Admission::Wait | Admission::Pass => {
                 self.table.borrow_mut().wait(place, mail);
                 self.schedule(place);
             }

@@ -6,9 +6,11 @@
 //!
 //! # Invariants
 //! - **A1** While a turn holds an activation, no other turn of that activation runs or resumes.
-//! - **A2** A mailbox holds at most [`limits::MAILBOX_MAX`]; a full one refuses.
-//! - **A3** Calls start in the order in which they came (I4), but for a call of a chain that has a
-//!   turn parked here: that one passes waiting exclusive calls, or it would wait for itself.
+//! - **A2** A mailbox holds at most [`limits::MAILBOX_MAX`] calls, and has room for as many again
+//!   that may pass; a full one refuses.
+//! - **A3** Calls start in the order in which they came (I4), but for a shared call of a chain that
+//!   has a turn parked here: that one passes all who wait but the shared calls of its own chain, or
+//!   it would wait for itself.
 //! - **A4** Nobody who holds a section waits for an older path (wait-die), and nobody waits for a
 //!   section on its own path (I6). An exclusive turn starts only when no parked turn of another
 //!   chain holds a section: it would freeze one that others may wait for.
@@ -48,6 +50,8 @@ pub enum Admission {
     Enter,
     /// Put it into the mailbox.
     Wait,
+    /// Put it into the mailbox, from where it passes those who wait (**A3**).
+    Pass,
     /// Refuse it.
     Refuse(ErrorKind),
 }
@@ -69,6 +73,8 @@ struct Activation<S> {
     bytes: u32,
     scheduled: bool,
     leaving: bool,
+    /// Somebody in the mailbox may pass others.
+    passes: bool,
 }
 
 #[derive(Debug)]
@@ -103,7 +109,7 @@ pub struct Activations<S, W> {
     lists: Lists,
     bytes: u64,
     bytes_max: u64,
-    origin: u16,
+    origin: u32,
     sections: u64,
 }
 
@@ -111,7 +117,7 @@ impl<S, W: Waiting> Activations<S, W> {
     /// No activations. `types` is how many lists for collection there are, `bytes_max` the memory
     /// budget, `origin` the shard's number in the fabric.
     #[must_use]
-    pub fn new(types: usize, bytes_max: u64, origin: u16) -> Self {
+    pub fn new(types: usize, bytes_max: u64, origin: u32) -> Self {
         Self {
             activations: Slab::new(limits::ACTIVATIONS_MAX),
             index: HashTable::new(),
@@ -223,6 +229,7 @@ impl<S, W: Waiting> Activations<S, W> {
             bytes: 0,
             scheduled: false,
             leaving: false,
+            passes: false,
         };
         let place = self.activations.insert(activation).map_err(|_| NoRoom)?;
         let activations = &self.activations;
@@ -339,7 +346,7 @@ impl<S, W: Waiting> Activations<S, W> {
         match self.check(place, waiting) {
             Admission::Enter if activation.mails == 0 => Admission::Enter,
             Admission::Refuse(why) => Admission::Refuse(why),
-            verdict @ (Admission::Enter | Admission::Wait) => {
+            verdict @ (Admission::Enter | Admission::Wait | Admission::Pass) => {
                 self.queue(place, waiting, verdict == Admission::Enter)
             }
         }
@@ -376,21 +383,33 @@ impl<S, W: Waiting> Activations<S, W> {
 
     /// What those who wait already have to say.
     fn queue(&self, place: u32, waiting: &W, could_enter: bool) -> Admission {
-        let activation = self.at(place);
-        let path = waiting.path();
-        let mut own = self.turns_of(place).map(|turn| &self.turn(turn).path);
-        let returns = own.any(|turn| turn.chain() == path.chain());
-        if could_enter && returns && !waiting.is_exclusive() {
-            return Admission::Enter;
-        }
-        if activation.mails >= limits::MAILBOX_MAX && waiting.turn().is_none() {
+        let passes = could_enter && self.returns(place, waiting);
+        let room = if passes { 2 * limits::MAILBOX_MAX } else { limits::MAILBOX_MAX };
+        if self.at(place).mails >= room && waiting.turn().is_none() {
             return Admission::Refuse(ErrorKind::Overloaded);
+        }
+        if passes {
+            return Admission::Pass;
         }
         if self.may_stand(place, waiting, NONE) {
             Admission::Wait
         } else {
             Admission::Refuse(ErrorKind::WouldDeadlock)
         }
+    }
+
+    /// Whether this is a shared call of a chain that has a turn parked here (**A3**).
+    fn returns(&self, place: u32, waiting: &W) -> bool {
+        let chain = waiting.path().chain();
+        let own = |turn| self.turn(turn).path.chain() == chain;
+        !waiting.is_exclusive() && self.turns_of(place).any(own)
+    }
+
+    /// Whether `waiting`, which is in the mailbox, passes the others there.
+    fn may_pass(&self, place: u32, waiting: &W) -> bool {
+        self.at(place).passes
+            && self.returns(place, waiting)
+            && self.check(place, waiting) == Admission::Enter
     }
 
     /// Whether `waiting` may stand behind the mails before `until` (**A4**). Who stands behind an
@@ -421,7 +440,8 @@ impl<S, W: Waiting> Activations<S, W> {
     pub fn next_to_die(&mut self, place: u32) -> Option<W> {
         let mut mail = self.activations.get(place)?.first_mail;
         while let Some(entry) = self.mails.get(mail) {
-            if !self.may_stand(place, &entry.waiting, mail) {
+            let waiting = &entry.waiting;
+            if !self.may_stand(place, waiting, mail) && !self.may_pass(place, waiting) {
                 return self.take_mail(place, mail);
             }
             mail = entry.next;
@@ -445,6 +465,12 @@ impl<S, W: Waiting> Activations<S, W> {
         activation.mails += 1;
     }
 
+    /// Puts `waiting` at the end of the mailbox, from where it passes the others (**A3**).
+    pub fn pass(&mut self, place: u32, waiting: W) {
+        self.wait(place, waiting);
+        self.at_mut(place).passes = true;
+    }
+
     /// How many wait.
     #[must_use]
     pub fn mails(&self, place: u32) -> u32 {
@@ -453,12 +479,32 @@ impl<S, W: Waiting> Activations<S, W> {
 
     /// The first that waits, with what to do with it now; `None` if nobody waits or may go yet.
     pub fn next(&mut self, place: u32) -> Option<(W, Admission)> {
-        let first = self.activations.get(place)?.first_mail;
+        let activation = self.activations.get(place)?;
+        let first = activation.first_mail;
+        if activation.passes {
+            let passes = self.next_to_pass(place);
+            return passes.or_else(|| self.next(place));
+        }
         let verdict = self.check(place, &self.mails.get(first)?.waiting);
         if verdict == Admission::Wait {
             return None;
         }
         self.pop(place).map(|waiting| (waiting, verdict))
+    }
+
+    /// The first that passes the others. Once there is none, those that came to pass and may not any
+    /// more wait like the others, or are refused if they may not.
+    fn next_to_pass(&mut self, place: u32) -> Option<(W, Admission)> {
+        let mut mail = self.activations.get(place)?.first_mail;
+        while let Some(entry) = self.mails.get(mail) {
+            if self.may_pass(place, &entry.waiting) {
+                return Some((self.take_mail(place, mail)?, Admission::Enter));
+            }
+            mail = entry.next;
+        }
+        let dies = self.next_to_die(place);
+        self.at_mut(place).passes = dies.is_some();
+        Some((dies?, Admission::Refuse(ErrorKind::WouldDeadlock)))
     }
 
     /// The first that waits, whatever anyone has to say: for mailboxes that are given up.

@@ -9,11 +9,11 @@ use std::future::Future;
 use std::pin::Pin;
 use std::time::Duration;
 
-use epicserver_entity::{At, Cx, Pool, Ref};
+use epicserver_entity::{At, Cx, Entity, Mode, Pool, Ref};
 use epicserver_macros::{activate, deactivate, entity, exclusive};
-use epicserver_wire::{CallError, Time};
+use epicserver_wire::{CallError, ChainId, Time};
 
-use crate::log::{UNCHECKED, WHOLE, log};
+use crate::log::{Order, WHOLE, log};
 use crate::mutant::Mutant;
 use crate::rng::Rng;
 
@@ -28,19 +28,45 @@ struct Visit {
     activation: u64,
     who: u64,
     call: Option<u64>,
+    chain: ChainId,
 }
 
 impl Visit {
-    fn new(activation: u64, call: Option<u64>) -> Self {
+    /// A method of an entity, as part of its chain.
+    fn of<T: Entity>(at: &At<T>, activation: u64, call: Option<u64>) -> Self {
+        Self::new(activation, call, at.chain())
+    }
+
+    /// A task that is no method of an entity.
+    fn alone() -> Self {
+        Self::new(log(|log| log.fresh()), None, ChainId::NONE)
+    }
+
+    fn new(activation: u64, call: Option<u64>, chain: ChainId) -> Self {
         let who = log(|log| {
             if let Some(call) = call {
                 log.started(call);
             }
+            log.enters(activation, chain);
             log.fresh()
         });
-        let visit = Self { activation, who, call };
+        let visit = Self { activation, who, call, chain };
         visit.turn();
         visit
+    }
+
+    /// It is the call numbered `number` of `sequence`, to the entity with `key`.
+    fn numbered(&self, key: u64, sequence: u64, number: u32, mode: Mode) {
+        log(|log| {
+            let told = self.call.is_some_and(|call| log.is_told(call));
+            let returns = log.visits(self.activation, self.chain) > 1;
+            let order = match mode {
+                Mode::Turn | Mode::Shared if returns => Order::Passes,
+                Mode::Turn | Mode::Shared if !told => Order::Keeps,
+                Mode::Turn | Mode::Shared | Mode::Exclusive => Order::IsPassed,
+            };
+            log.numbered((sequence, key), number, order);
+        });
     }
 
     /// A turn of it runs.
@@ -72,6 +98,12 @@ impl Visit {
             }
             Ok(_) | Err(_) => Ok(()),
         }
+    }
+}
+
+impl Drop for Visit {
+    fn drop(&mut self) {
+        log(|log| log.leaves(self.activation, self.chain));
     }
 }
 
@@ -144,7 +176,7 @@ fn make(rng: &mut Rng, depth: u8, tell: bool) -> Option<Made> {
         0 => make!(knot.quick(id, plan), id, rng, tell),
         1 => {
             let to = pool.get(key(rng));
-            make!(knot.count(id, plan, to, false), id, rng, tell)
+            make!(knot.count(id, plan, to), id, rng, tell)
         }
         2 => make!(knot.nap(id, plan), id, rng, tell),
         3 => {
@@ -197,11 +229,11 @@ async fn hold(visit: &Visit, rng: &mut Rng, depth: u8) -> Result<()> {
 /// What a task of the world does: numbered and other calls of anybody.
 pub(crate) async fn root(plan: u64) {
     let mut rng = Rng::new(plan);
-    let visit = Visit::new(log(|log| log.fresh()), None);
+    let visit = Visit::alone();
     for _ in 0..=rng.below(6) {
         if rng.one_in(3) {
             let to = Pool::new().get(key(&mut rng));
-            let _its_own_matter = number(&visit, &mut rng, &to, true).await;
+            let _its_own_matter = number(&visit, &mut rng, &to).await;
         } else if rng.one_in(3) {
             let _its_own_matter = counted(&visit, &mut rng).await;
         } else {
@@ -216,17 +248,16 @@ async fn counted(visit: &Visit, rng: &mut Rng) -> Result<()> {
     let (from, keys) = (key(rng), log(|log| log.scene.keys));
     let to = Pool::new().get((from + 1 + rng.below(keys - 1)) % keys);
     let (id, plan, from) = (log(|log| log.made()), rng.next(), Pool::new().get::<Knot>(from));
-    let Some(made) = make!(from.count(id, plan, to, true), id, rng, false) else { return Ok(()) };
+    let Some(made) = make!(from.count(id, plan, to), id, rng, false) else { return Ok(()) };
     let outcome = made.ends().await;
     visit.mind(rng, outcome)
 }
 
 /// Makes numbered calls of `to`, some of which are awaited at once, some later, some never.
 ///
-/// Their order is looked at where `checked`: where the chain may have a turn parked at `to`, its
-/// calls pass exclusive ones that wait there, its own tells included (A3).
-async fn number(visit: &Visit, rng: &mut Rng, to: &Ref<Knot>, checked: bool) -> Result<()> {
-    let sequence = if checked { log(|log| log.fresh()) } else { UNCHECKED };
+/// Where the chain has a turn parked at `to`, its calls pass what waits there for others (A3).
+async fn number(visit: &Visit, rng: &mut Rng, to: &Ref<Knot>) -> Result<()> {
+    let sequence = log(|log| log.fresh());
     let mut later = Vec::new();
     for number in 0..u32::try_from(rng.below(10)).unwrap_or(0) {
         let id = log(|log| log.made());
@@ -270,7 +301,7 @@ impl Knot {
 
     #[deactivate]
     fn leave(&mut self, at: At<Self>) {
-        let visit = Visit::new(self.activation, None);
+        let visit = Visit::of(&at, self.activation, None);
         if at.random().is_multiple_of(16) {
             make(&mut Rng::new(at.random()), 1, true);
         }
@@ -280,7 +311,7 @@ impl Knot {
     /// One turn.
     pub fn quick(&mut self, at: At<Self>, call: u64, plan: u64) -> Result<u64> {
         let mut rng = Rng::new(plan ^ (at.random() & 1));
-        let visit = Visit::new(self.activation, Some(call));
+        let visit = Visit::of(&at, self.activation, Some(call));
         match rng.below(24) {
             0 => visit.panic(),
             1 => at.deactivate(),
@@ -296,7 +327,7 @@ impl Knot {
     pub async fn wander(mut cx: Cx<Self>, call: u64, plan: u64, depth: u8) -> Result<u64> {
         let activation = cx.with(|knot| knot.activation);
         let mut rng = Rng::new(plan);
-        let visit = Visit::new(activation, Some(call));
+        let visit = Visit::of(&cx, activation, Some(call));
         for _ in 0..=rng.below(3) {
             step(&mut cx, &visit, &mut rng, depth).await?;
             visit.turn();
@@ -307,20 +338,20 @@ impl Knot {
     /// Nothing comes between.
     #[exclusive]
     pub async fn alone(&mut self, at: At<Self>, call: u64, plan: u64, depth: u8) -> Result<u64> {
-        let visit = Visit::new(self.activation, Some(call));
+        let visit = Visit::of(&at, self.activation, Some(call));
         hold_and_sleep(&at, &visit, plan, depth).await?;
         Ok(call)
     }
 
     /// What `alone` is to the mutant `exclusive_overlap`.
     pub async fn careless(cx: Cx<Self>, call: u64, plan: u64, depth: u8) -> Result<u64> {
-        let visit = Visit::new(cx.with(|knot| knot.activation), Some(call));
+        let visit = Visit::of(&cx, cx.with(|knot| knot.activation), Some(call));
         hold_and_sleep(&cx, &visit, plan, depth).await?;
         Ok(call)
     }
 
     pub async fn nap(cx: Cx<Self>, call: u64, plan: u64) -> Result<u64> {
-        let visit = Visit::new(cx.with(|knot| knot.activation), Some(call));
+        let visit = Visit::of(&cx, cx.with(|knot| knot.activation), Some(call));
         let mut rng = Rng::new(plan);
         let slept = cx.sleep(Duration::from_micros(rng.below(2000))).await;
         visit.mind(&mut rng, slept)?;
@@ -328,22 +359,16 @@ impl Knot {
     }
 
     /// Numbered calls of another one.
-    pub async fn count(
-        cx: Cx<Self>,
-        call: u64,
-        plan: u64,
-        to: Ref<Self>,
-        checked: bool,
-    ) -> Result<u64> {
-        let visit = Visit::new(cx.with(|knot| knot.activation), Some(call));
+    pub async fn count(cx: Cx<Self>, call: u64, plan: u64, to: Ref<Self>) -> Result<u64> {
+        let visit = Visit::of(&cx, cx.with(|knot| knot.activation), Some(call));
         let mut rng = Rng::new(plan);
-        number(&visit, &mut rng, &to, checked).await?;
+        number(&visit, &mut rng, &to).await?;
         Ok(call)
     }
 
     pub fn note(&mut self, at: At<Self>, call: u64, sequence: u64, number: u32) -> Result<u64> {
-        let visit = Visit::new(self.activation, Some(call));
-        log(|log| log.numbered(sequence, at.key(), number));
+        let visit = Visit::of(&at, self.activation, Some(call));
+        visit.numbered(at.key(), sequence, number, Mode::Turn);
         if at.random().is_multiple_of(64) {
             visit.panic();
         }
@@ -351,8 +376,8 @@ impl Knot {
     }
 
     pub async fn note_shared(cx: Cx<Self>, call: u64, sequence: u64, number: u32) -> Result<u64> {
-        let visit = Visit::new(cx.with(|knot| knot.activation), Some(call));
-        log(|log| log.numbered(sequence, cx.key(), number));
+        let visit = Visit::of(&cx, cx.with(|knot| knot.activation), Some(call));
+        visit.numbered(cx.key(), sequence, number, Mode::Shared);
         if cx.random().is_multiple_of(64) {
             visit.panic();
         }
@@ -367,9 +392,9 @@ impl Knot {
         sequence: u64,
         number: u32,
     ) -> Result<u64> {
-        let visit = Visit::new(self.activation, Some(call));
+        let visit = Visit::of(&at, self.activation, Some(call));
         let _held = visit.hold(WHOLE);
-        log(|log| log.numbered(sequence, at.key(), number));
+        visit.numbered(at.key(), sequence, number, Mode::Exclusive);
         Ok(call)
     }
 }
@@ -388,7 +413,7 @@ fn every(at: &At<Knot>, rng: &mut Rng) {
             knot.ticks += 1;
             (knot.activation, knot.ticks)
         });
-        let visit = Visit::new(activation, None);
+        let visit = Visit::of(&cx, activation, None);
         if ticks <= 4 {
             log(|log| log.stats.cover("ticks", 1));
             let _its_own_matter = call(&visit, &mut Rng::new(plan ^ u64::from(ticks)), 2).await;
@@ -445,7 +470,7 @@ async fn step(cx: &mut Cx<Knot>, visit: &Visit, rng: &mut Rng, depth: u8) -> Res
         8 => {
             let plan = rng.next();
             cx.spawn(async move |cx| {
-                let visit = Visit::new(cx.with(|knot| knot.activation), None);
+                let visit = Visit::of(&cx, cx.with(|knot| knot.activation), None);
                 let _its_own_matter = call(&visit, &mut Rng::new(plan), depth).await;
             });
             Ok(())
@@ -486,7 +511,7 @@ impl Late {
         let mut rng = Rng::new(at.random());
         at.sleep(Duration::from_micros(rng.below(300))).await?;
         if rng.one_in(3) {
-            let visit = Visit::new(log(|log| log.fresh()), None);
+            let visit = Visit::alone();
             let _its_own_matter = call(&visit, &mut rng, 2).await;
         }
         if rng.one_in(8) {
@@ -497,7 +522,7 @@ impl Late {
 
     pub async fn visit(cx: Cx<Self>, call: u64, plan: u64, depth: u8) -> Result<u64> {
         let (activation, since) = cx.with(|late| (late.activation, late.since));
-        let visit = Visit::new(activation, Some(call));
+        let visit = Visit::of(&cx, activation, Some(call));
         let mut rng = Rng::new(plan);
         if Time::from_nanos(since) > cx.now() {
             log(|log| log.violate("one_outcome", "time went back".to_owned()));

@@ -13,6 +13,7 @@
 mod knot;
 mod log;
 mod mutant;
+mod net;
 mod post;
 mod program;
 

@@ -13,7 +13,7 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 
-use epicserver_wire::{CallError, ErrorKind, Ran};
+use epicserver_wire::{CallError, ChainId, ErrorKind, Ran};
 
 use crate::mutant::Mutant;
 use crate::post::is_expected;
@@ -104,7 +104,8 @@ pub(crate) struct Log {
     calls: Vec<Called>,
     serial: u64,
     holders: BTreeMap<(u64, &'static str), u64>,
-    last: BTreeMap<(u64, u64), u32>,
+    last: BTreeMap<(u64, u64), Last>,
+    visits: BTreeMap<(u64, ChainId), u32>,
 }
 
 thread_local! {
@@ -121,8 +122,23 @@ pub(crate) fn begin(scene: Scene) -> Log {
     LOG.with(|log| log.replace(Log { scene, ..Log::default() }))
 }
 
-/// The caller of numbered calls whose order is not looked at.
-pub(crate) const UNCHECKED: u64 = 0;
+/// What a numbered call may do to the order of its sequence (A3).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Order {
+    /// Nothing may come before it that was made after it.
+    Keeps,
+    /// It is exclusive or was told: a call that returns into its chain may come before it.
+    IsPassed,
+    /// It returns into its chain.
+    Passes,
+}
+
+/// The last number that started in a sequence: of calls that pass, and of the others.
+#[derive(Clone, Copy, Default)]
+struct Last {
+    passed: Option<u32>,
+    other: Option<u32>,
+}
 
 /// The name under which the whole activation is held, where locks have theirs.
 pub(crate) const WHOLE: &str = "";
@@ -261,15 +277,41 @@ impl Log {
         }
     }
 
-    /// The call numbered `number` of `caller` has arrived at `callee`.
-    pub(crate) fn numbered(&mut self, caller: u64, callee: u64, number: u32) {
-        if caller == UNCHECKED {
-            return;
+    /// A method of `chain` runs on `activation` until it [leaves](Self::leaves).
+    pub(crate) fn enters(&mut self, activation: u64, chain: ChainId) {
+        *self.visits.entry((activation, chain)).or_default() += 1;
+    }
+
+    pub(crate) fn leaves(&mut self, activation: u64, chain: ChainId) {
+        if let Some(visits) = self.visits.get_mut(&(activation, chain)) {
+            *visits -= 1;
         }
+    }
+
+    /// How many methods of `chain` run or are parked on `activation`.
+    pub(crate) fn visits(&self, activation: u64, chain: ChainId) -> u32 {
+        self.visits.get(&(activation, chain)).copied().unwrap_or(0)
+    }
+
+    pub(crate) fn is_told(&mut self, call: u64) -> bool {
+        self.call(call).stage == Stage::Told
+    }
+
+    /// The call numbered `number` has started; `pair` is its sequence and its callee.
+    pub(crate) fn numbered(&mut self, pair: (u64, u64), number: u32, order: Order) {
         self.stats.cover("numbered calls", 1);
-        let last = self.last.insert((caller, callee), number);
-        if let Some(last) = last.filter(|last| *last >= number) {
-            let what = format!("{callee} got call {number} of {caller} after its call {last}");
+        let last = self.last.entry(pair).or_default();
+        let (passed, other) = (last.passed, last.other);
+        match order {
+            Order::Passes => last.passed = passed.max(Some(number)),
+            Order::Keeps | Order::IsPassed => last.other = other.max(Some(number)),
+        }
+        let later = if order == Order::IsPassed { other } else { other.max(passed) };
+        if passed > Some(number) {
+            self.stats.cover("numbered calls passed", 1);
+        }
+        if let Some(later) = later.filter(|later| *later >= number) {
+            let what = format!("call {number} of {pair:?} started after its call {later}");
             self.violate("pair_order", what);
         }
     }

@@ -83,7 +83,7 @@ impl Post {
         }
         let copy = self.copy(to, &message);
         let message = match message {
-            Message::Call(request) => Message::Call(self.call(request)),
+            Message::Call(request) => Message::Call(self.call(from, request)),
             Message::Reply { token, answer } => {
                 Message::Reply { token, answer: self.answer(to, token, answer) }
             }
@@ -110,7 +110,7 @@ impl Post {
     }
 
     /// The call as the other side reads it.
-    fn call(&mut self, mut request: Request) -> Request {
+    fn call(&mut self, from: usize, mut request: Request) -> Request {
         let chain = request.head().path.chain();
         match self.mutant {
             Some(Mutant::ForgottenSections) => request.head_mut().path = Path::new(chain),
@@ -123,8 +123,8 @@ impl Post {
         let (method, to) = (request.method(), request.to().clone());
         let args = request.encode_args().expect("arguments can be written");
         let copied = read(method, &to, &args, &request);
-        if let Caller::Token { shard, token } = request.head().caller {
-            let key = (shard.index(), token.index(), token.generation());
+        if let Caller::Token { token, .. } = request.head().caller {
+            let key = (from, token.index(), token.generation());
             self.sent.insert(key, Sent { method, to, args });
         }
         request.recycle();

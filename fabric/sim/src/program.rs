@@ -22,7 +22,7 @@ use crate::world::{End, Plan, World};
 /// How a test is to run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct TestOptions {
-    /// How many nodes. A run has one node yet: more of them are as many more shards.
+    /// How many nodes, joined by a network that delays.
     pub nodes: u32,
     /// Shards of each.
     pub shards: u16,
@@ -97,7 +97,8 @@ fn run<R: TestOutcome + 'static>(
     let nodes = u16::try_from(options.nodes.max(1)).unwrap_or(u16::MAX);
     let mut world = World::new(Plan {
         seed,
-        shards: options.shards.max(1).saturating_mul(nodes),
+        nodes,
+        shards: options.shards.max(1),
         registry,
         memory_bytes_max: 1 << 30,
         idle: None,

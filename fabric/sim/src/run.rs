@@ -83,7 +83,8 @@ fn plan(seed: u64, rng: &mut Rng, mutant: Option<Mutant>) -> Plan {
     added.expect("the built-in entities do not collide");
     Plan {
         seed,
-        shards: 1 + u16::try_from(rng.below(5)).unwrap_or(0),
+        nodes: 1 + u16::try_from(rng.below(3)).unwrap_or(0),
+        shards: 1 + u16::try_from(rng.below(4)).unwrap_or(0),
         registry,
         memory_bytes_max: if rng.one_in(6) { 600 + rng.below(1500) } else { 1 << 30 },
         idle: match rng.below(4) {
@@ -127,6 +128,7 @@ fn conclude(log: &mut Log, world: &World, roots: u64, scene: Scene) {
     for counters in world.counters() {
         log.stats.cover("direct", counters.direct);
         log.stats.cover("queued", counters.queued);
+        log.stats.cover("remote", counters.remote);
         log.stats.cover("activated", counters.activated);
         log.stats.cover("collected", counters.collected);
         log.stats.cover("late replies", counters.late);

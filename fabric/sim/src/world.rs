@@ -12,11 +12,14 @@ use std::time::Duration;
 
 use epicserver_entity::{Answer, Registry, TurnId};
 use epicserver_node::{
-    Config, Counters, Effect, Event, Message, Notice, RootTask, Shard, WakeSink,
+    Config, Counters, Effect, Event, LinkUp, Message, Notice, RootTask, Shard, WakeSink,
 };
+use epicserver_proto::Directory;
+use epicserver_wire::header::Glance;
 use epicserver_wire::{ShardId, Time};
 
 use crate::mutant::Mutant;
+use crate::net::{Arrival, Net};
 use crate::post::Post;
 use crate::rng::{Rng, mix};
 
@@ -56,6 +59,8 @@ struct Member {
 /// What a world is made of.
 pub(crate) struct Plan {
     pub(crate) seed: u64,
+    pub(crate) nodes: u16,
+    /// Of each node.
     pub(crate) shards: u16,
     pub(crate) registry: Registry,
     pub(crate) memory_bytes_max: u64,
@@ -80,8 +85,11 @@ pub(crate) enum End {
 pub(crate) struct World {
     rng: Rng,
     now: Time,
+    /// The shards of the first node, of the second, and so on.
     members: Vec<Member>,
+    shards: usize,
     post: Post,
+    net: Net,
     out: Vec<Effect>,
     trace: u64,
     /// Panics that shards have told of.
@@ -91,18 +99,20 @@ pub(crate) struct World {
 enum Act {
     Run(usize),
     Deliver(usize),
+    Arrive(usize),
 }
 
 impl World {
     pub(crate) fn new(plan: Plan) -> Self {
         let mut rng = Rng::new(plan.seed);
         let registry = Arc::new(plan.registry);
-        let members = (0..plan.shards).map(|number| {
+        let members = (0..plan.nodes * plan.shards).map(|number| {
             let woken = Arc::new(Woken::default());
             let shard = Shard::new(Config {
-                shard: ShardId::new(number),
+                shard: ShardId::new(number % plan.shards),
                 shards: plan.shards,
-                origin: number,
+                fabric: plan.nodes > 1,
+                origin: u32::from(number),
                 registry: Arc::clone(&registry),
                 memory_bytes_max: plan.memory_bytes_max,
                 idle: plan.idle,
@@ -114,9 +124,34 @@ impl World {
         });
         let members: Vec<Member> = members.collect();
         let post = Post::new(rng.fork(), members.len(), plan.mutant);
-        Self { rng, now: START, members, post, out: Vec::new(), trace: 0, panics: 0 }
+        let nodes = usize::from(plan.nodes);
+        let net = Net::new(rng.fork(), nodes, plan.shards);
+        let shards = usize::from(plan.shards);
+        let (out, trace, panics) = (Vec::new(), 0, 0);
+        let mut world = Self { rng, now: START, members, shards, post, net, out, trace, panics };
+        world.join(nodes);
+        world
     }
 
+    /// Every node gets to know every other.
+    fn join(&mut self, nodes: usize) {
+        if nodes < 2 {
+            return;
+        }
+        let directory = Arc::new(Directory::of((0..nodes).map(Net::id)));
+        for node in 0..nodes {
+            let me = Net::id(node);
+            let links: Vec<LinkUp> =
+                (0..nodes).filter(|to| *to != node).map(|to| self.net.up(node, to)).collect();
+            for member in &mut self.members[node * self.shards..(node + 1) * self.shards] {
+                let directory = Arc::clone(&directory);
+                member.inbox.push_back(Event::Members { me, directory });
+                member.inbox.extend(links.iter().cloned().map(Event::LinkUp));
+            }
+        }
+    }
+
+    /// How many shards there are in all.
     pub(crate) fn shards(&self) -> usize {
         self.members.len()
     }
@@ -165,6 +200,7 @@ impl World {
 
     fn is_quiet(&self) -> bool {
         self.post.is_empty()
+            && self.net.is_empty()
             && self.members.iter().all(|member| member.inbox.is_empty() && member.shard.is_quiet())
     }
 
@@ -177,7 +213,7 @@ impl World {
 
     fn next_time(&self) -> Option<Time> {
         let shards = self.members.iter().filter_map(|member| self.due(member));
-        shards.chain(self.post.deadline()).min()
+        shards.chain(self.post.deadline()).chain(self.net.deadline()).min()
     }
 
     /// One of the things that can be done now.
@@ -187,6 +223,7 @@ impl World {
         let runs = self.members.iter().enumerate().filter(|(_, member)| due(member));
         let mut acts: Vec<Act> = runs.map(|(index, _)| Act::Run(index)).collect();
         acts.extend(self.post.arrived(now).map(Act::Deliver));
+        acts.extend(self.net.arrived(now).map(Act::Arrive));
         if acts.is_empty() {
             return None;
         }
@@ -204,6 +241,24 @@ impl World {
         match act {
             Act::Run(index) => self.run_shard(index),
             Act::Deliver(link) => self.deliver(link),
+            Act::Arrive(route) => self.arrive(route),
+        }
+    }
+
+    /// A frame arrives: each shard gets its messages, and the sender's shards a free slot.
+    fn arrive(&mut self, route: usize) {
+        self.note(5, route);
+        let Some(Arrival { from, to, frame }) = self.net.take(route) else { return };
+        let link = Net::link(from, to);
+        for member in &mut self.members[from * self.shards..(from + 1) * self.shards] {
+            member.inbox.push_back(Event::LinkRoom(link));
+        }
+        let mut at = 0;
+        while let Ok(glance) = Glance::at(frame.bytes(), at) {
+            let member = to * self.shards + glance.to.index();
+            let Some(frame) = frame.slice(at, glance.end) else { return };
+            self.members[member].inbox.push_back(Event::Packet { link, frame });
+            at = glance.end;
         }
     }
 
@@ -211,11 +266,12 @@ impl World {
         self.note(1, link);
         let Some((from, to, message)) = self.post.take(link) else { return };
         if let Message::Call(_) = message {
-            let to = ShardId::new(u16::try_from(to).unwrap_or(u16::MAX));
+            let to = ShardId::new(u16::try_from(to % self.shards).unwrap_or(u16::MAX));
             self.members[from].inbox.push_back(Event::Sent { to, count: 1 });
         }
         let mut out = std::mem::take(&mut self.out);
         self.members[to].shard.handle(self.now, Event::Message(message), &mut out);
+        self.members[to].shard.flush(self.now, &mut out);
         self.carry_out(to, &mut out);
         self.out = out;
     }
@@ -233,6 +289,7 @@ impl World {
             member.shard.handle(self.now, event, &mut out);
         }
         member.shard.run(self.now, steps, &mut out);
+        member.shard.flush(self.now, &mut out);
         if let Some(stall) = stall {
             member.stalled = self.now + stall;
         }
@@ -244,9 +301,16 @@ impl World {
         for effect in out.drain(..) {
             match effect {
                 Effect::Send { to, message } => {
-                    self.note(3, to.index());
-                    self.post.send(self.now, from, to.index(), message);
+                    let to = from / self.shards * self.shards + to.index();
+                    self.note(3, to);
+                    self.post.send(self.now, from, to, message);
                 }
+                Effect::Transmit { link, head, body } => {
+                    let to = self.net.other(from / self.shards, link);
+                    self.note(6, to);
+                    self.net.send(self.now, (from, to), head, body);
+                }
+                Effect::Close { link, why } => panic!("S6: {link:?} carried a violation: {why}"),
                 Effect::Wall { token } => {
                     let answer = Answer::Wall(self.now.as_nanos());
                     self.members[from].inbox.push_back(Event::Completed { token, answer });

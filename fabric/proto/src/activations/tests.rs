@@ -113,8 +113,43 @@ fn a3_a_chain_with_a_parked_turn_passes_a_waiting_exclusive_call() {
     let (mut table, place) = table();
     table.begin(place, elsewhere(1)).unwrap();
     table.wait(place, exclusive(&chain(2)));
-    assert_eq!(table.admit(place, &shared(&elsewhere(1))), Admission::Enter);
+    assert_eq!(table.admit(place, &shared(&elsewhere(1))), Admission::Pass);
     assert_eq!(table.admit(place, &shared(&chain(3))), Admission::Wait);
+    table.pass(place, shared(&elsewhere(1)));
+    assert_eq!(table.next(place), Some((shared(&elsewhere(1)), Admission::Enter)));
+    assert_eq!(table.next(place), None);
+}
+
+#[test]
+fn a3_a_call_that_passes_starts_before_a_later_one_of_its_caller() {
+    let (mut table, place) = table();
+    table.begin(place, chain(1)).unwrap();
+    table.wait(place, exclusive(&chain(2)));
+    table.wait(place, shared(&chain(1)));
+    table.pass(place, shared(&chain(1)));
+    table.wait(place, exclusive(&chain(1)));
+    let next = std::iter::from_fn(|| table.next(place)).map(|(ask, _)| ask);
+    let order = [shared(&chain(1)), shared(&chain(1)), exclusive(&chain(2)), exclusive(&chain(1))];
+    assert_eq!(next.collect::<Vec<Ask>>(), order);
+}
+
+#[test]
+fn a3_who_may_not_pass_any_more_waits_in_its_place_or_is_refused() {
+    let (mut table, place) = table();
+    let parked = table.begin(place, elsewhere(3)).unwrap();
+    table.begin(place, elsewhere(4)).unwrap();
+    table.wait(place, exclusive(&chain(9)));
+    table.pass(place, shared(&elsewhere(3)));
+    assert_eq!(table.next_to_die(place), None);
+    table.end(parked);
+    assert_eq!(table.next(place), None, "it is older than who keeps the exclusive call out");
+    let younger = table.begin(place, elsewhere(5)).unwrap();
+    table.pass(place, shared(&elsewhere(5)));
+    table.end(younger);
+    let refused = Admission::Refuse(ErrorKind::WouldDeadlock);
+    assert_eq!(table.next(place), Some((shared(&elsewhere(5)), refused)));
+    assert_eq!(table.next(place), None);
+    assert_eq!(table.mails(place), 2);
 }
 
 #[test]
