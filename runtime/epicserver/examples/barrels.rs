@@ -1,14 +1,21 @@
 //! The barrels game: a player walks through a level and hits every barrel in it.
 //!
-//! One process, two pinned shards. The player lives on one of them, the barrels on both, so that
-//! about half of the calls stay on the player's shard and half cross to the other core. Nobody
-//! says where anything lives, and the player's code reads like a loop over local objects.
+//! Two processes of one pinned shard each find each other and become one fabric. The player lives in
+//! one of them, the barrels in both, so that about half of the calls cross from process to process.
+//! Nobody says where anything lives, and the player's code reads like a loop over local objects.
+//!
+//! What carries the calls is a line of the configuration: `[network] transport = "tcp"` in
+//! `epicserver.toml`, or `EPICSERVER_NETWORK__TRANSPORT=tcp`.
 
 #![expect(clippy::print_stdout, reason = "the game has an audience")]
 
+use std::error::Error;
+use std::io::Read;
 use std::num::NonZeroUsize;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use epicserver::Config;
 use epicserver::prelude::*;
 
 const BARRELS: u64 = 30;
@@ -59,14 +66,53 @@ async fn play(pool: Pool) -> Result<(u32, Duration)> {
     Ok((score, start.elapsed()))
 }
 
-fn main() -> std::result::Result<(), Box<dyn std::error::Error>> {
-    let shards = NonZeroUsize::new(2).ok_or("a node has a shard")?;
-    let node = Node::builder().entity::<Player>().entity::<Barrel>().shards(shards).start()?;
+/// One of the two nodes: what the configuration says, with one shard.
+fn node() -> std::result::Result<Node, Box<dyn Error>> {
+    let mut config = Config::load(None)?;
+    config.fabric.nodes = 2;
+    config.node.shards = NonZeroUsize::new(1);
+    Ok(Node::builder().entity::<Player>().entity::<Barrel>().config(&config).start()?)
+}
+
+fn main() -> std::result::Result<(), Box<dyn Error>> {
+    if std::env::args().nth(1).as_deref() == Some("second") {
+        return serve();
+    }
+    // A fabric of its own for each game, so that two at a time do not mix.
+    let fabric = format!("barrels-{}", std::process::id());
+    let game = |role: &str| {
+        let mut command = Command::new(std::env::current_exe()?);
+        command.arg(role).env("EPICSERVER_FABRIC__NAME", &fabric);
+        Ok::<_, std::io::Error>(command)
+    };
+    if std::env::args().nth(1).as_deref() == Some("first") {
+        return play_here();
+    }
+    let mut second = game("second")?.stdin(Stdio::piped()).spawn()?;
+    let first = game("first")?.status()?;
+    // The second node serves until nobody holds the other end of its input.
+    drop(second.stdin.take());
+    let second = second.wait()?;
+    if first.success() && second.success() {
+        return Ok(());
+    }
+    Err(format!("the first node ended with {first}, the second with {second}").into())
+}
+
+fn serve() -> std::result::Result<(), Box<dyn Error>> {
+    let node = node()?;
+    std::io::stdin().read_to_end(&mut Vec::new())?;
+    node.stop();
+    Ok(())
+}
+
+fn play_here() -> std::result::Result<(), Box<dyn Error>> {
+    let node = node()?;
     let (score, took) = node.run(play)??;
     println!("New high score: {score}");
     let calls = u64::from(LEVELS) * (BARRELS + 1);
     let each = took.as_nanos() / u128::from(calls);
-    println!("{calls} calls over {} shards, {each} ns each", node.shards());
+    println!("{calls} calls over two processes, {each} ns each");
     if !node.stop() {
         return Err("the node did not drain".into());
     }

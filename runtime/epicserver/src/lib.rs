@@ -41,10 +41,15 @@
 //! collected is forgotten.
 
 mod client;
+pub mod config;
+#[doc(hidden)]
+pub mod discovery;
+mod fabric;
 mod node;
 mod program;
 
 pub use client::Client;
+pub use config::Config;
 pub use epicserver_entity::{
     Answer, Ask, Asked, At, Call, Cx, Event, Interval, Lock, LockGuard, Message, Pool, Queue, Ref,
     Registry, RegistryError, Request, Run, Script, Syscall,
@@ -56,6 +61,7 @@ pub use epicserver_shard::StartError;
 pub use epicserver_shard::idle::Mode as IdleMode;
 pub use epicserver_wire::uuid::Uuid;
 pub use epicserver_wire::{CallError, ChainId, EntityId, ErrorKind, Progress, Ran, Time, limits};
+pub use fabric::FabricError;
 pub use node::{Builder, Node, NodeError};
 
 /// The result of a call, or of anything that makes calls.

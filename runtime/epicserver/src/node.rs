@@ -7,9 +7,11 @@ use std::time::Duration;
 
 use epicserver_entity::{Entity, Pool, Registry, RegistryError};
 use epicserver_shard::idle::Mode;
-use epicserver_shard::{Host, Options, StartError};
+use epicserver_shard::{Host, IoOptions, Options, StartError};
 
 use crate::Client;
+use crate::config::Config;
+use crate::fabric::{Fabric, FabricError, Joining};
 
 /// How long a stopping node waits for what is under way, where nothing says otherwise.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -24,6 +26,9 @@ pub enum NodeError {
     /// A thread, a CPU or the run directory cannot be had.
     #[error(transparent)]
     Start(#[from] StartError),
+    /// The node cannot join its fabric.
+    #[error(transparent)]
+    Fabric(#[from] FabricError),
     /// The task that was to run panicked or was dropped.
     #[error("the task panicked, or the node stopped before it was done")]
     TaskLost,
@@ -40,9 +45,21 @@ pub struct Builder {
     idle: Option<Duration>,
     direct: bool,
     pin: bool,
+    config: Config,
 }
 
 impl Builder {
+    /// Does as `config` says, in place of all that was set before but the entities. With more than one
+    /// node, or seeds, the node joins others; otherwise it opens no port.
+    pub fn config(mut self, config: &Config) -> Self {
+        self.idle_mode = config.runtime.idle;
+        self.shards = config.node.shards;
+        self.memory_bytes_max = config.runtime.memory.unwrap_or(u64::MAX);
+        self.idle = config.runtime.idle_after;
+        self.config = config.clone();
+        self
+    }
+
     /// Serves entities of type `T`.
     pub fn entity<T: Entity>(self) -> Self {
         self.register(|registry| registry.add::<T>())
@@ -102,11 +119,13 @@ impl Builder {
         self
     }
 
-    /// Starts the node's threads.
+    /// Starts the node's threads. Blocks until as many nodes of the fabric are there as its configuration
+    /// wants, this one included.
     ///
     /// # Errors
     /// [`NodeError`].
     pub fn start(self) -> Result<Node, NodeError> {
+        let (joining, io) = self.joining()?.unzip();
         let options = Options {
             shards: self.shards,
             registry: Arc::new(self.registry?),
@@ -115,8 +134,22 @@ impl Builder {
             idle: self.idle,
             direct: self.direct,
             pin: self.pin,
+            fabric: io.is_some(),
+            io,
+            origin: joining.as_ref().map_or(0, Joining::origin),
         };
-        Ok(Node { host: Host::start(&options)? })
+        let host = Host::start(options)?;
+        let fabric = joining.map(|joining| Fabric::join(joining, &host)).transpose()?;
+        Ok(Node { host, fabric })
+    }
+
+    fn joining(&self) -> Result<Option<(Joining, IoOptions)>, NodeError> {
+        let config = &self.config;
+        if config.fabric.nodes < 2 && config.network.seeds.is_empty() {
+            return Ok(None);
+        }
+        let shards = Host::shards_of(self.shards)?;
+        Ok(Some(Joining::new(config, shards)?))
     }
 }
 
@@ -124,6 +157,7 @@ impl Builder {
 #[derive(Debug)]
 pub struct Node {
     host: Host,
+    fabric: Option<Fabric>,
 }
 
 impl Node {
@@ -137,6 +171,7 @@ impl Node {
             idle: None,
             direct: true,
             pin: true,
+            config: Config::default(),
         }
     }
 
@@ -174,7 +209,9 @@ impl Node {
     /// whether everything was done in time; what was not ends with
     /// [`ErrorKind::Stopping`](crate::ErrorKind::Stopping).
     pub fn shut_down(self, drain: Duration) -> bool {
-        self.host.shut_down(drain)
+        let drained = self.host.shut_down(drain);
+        drop(self.fabric);
+        drained
     }
 
     /// The same with ten seconds to drain.

@@ -1,13 +1,33 @@
-//! The program that `#[epicserver::main]` makes.
+//! The program that `#[epicserver::main]` makes: its commands, its configuration, its end.
+//!
+//! # Invariants
+//! - **PR1** A node that serves misses no signal: they are caught before it starts.
+//! - **PR2** `setup` runs under `run` alone.
+//!
+//! # Not here
+//! What a node does: that is `node`. What may be configured: that is `config`.
 
-#![expect(clippy::print_stderr, reason = "a program says why it failed")]
+#![expect(clippy::print_stderr, reason = "a program says why it failed, and that it serves")]
 
+mod arguments;
+#[cfg(test)]
+mod tests;
+
+use std::env;
+use std::ffi::OsString;
 use std::fmt::Debug;
+use std::io::{self, Write};
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use epicserver_entity::{Pool, Registry, RegistryError};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
 
+use crate::config::{Config, ConfigError};
 use crate::{Node, NodeError};
+use arguments::{Command, Request, Task};
 
 /// What `setup` may return.
 #[diagnostic::on_unimplemented(
@@ -31,34 +51,145 @@ impl<E: Debug> Outcome for Result<(), E> {
     }
 }
 
-/// Runs a node and `setup` on it, then drains, and says how `setup` ended.
+type Register = fn(&mut Registry) -> Result<(), RegistryError>;
+
+/// Does what the arguments of the process ask for, and says how it ended. Blocks until then.
 pub fn main<R: Outcome>(
-    register: fn(&mut Registry) -> Result<(), RegistryError>,
+    register: Register,
     setup: impl AsyncFnOnce(Pool) -> R + Send + 'static,
 ) -> ExitCode {
-    if let Some(argument) = std::env::args().nth(1).filter(|argument| argument != "run") {
-        eprintln!("unknown argument `{argument}`: the only command is `run`, the default");
-        return ExitCode::from(2);
-    }
-    match run(register, setup) {
-        Ok(None) => ExitCode::SUCCESS,
-        Ok(Some(failure)) => {
-            eprintln!("Error: {failure}");
-            ExitCode::FAILURE
-        }
-        Err(error) => {
-            eprintln!("Error: {error}");
-            ExitCode::FAILURE
+    ExitCode::from(main_with(env::args_os(), register, setup))
+}
+
+/// All went well.
+const WELL: u8 = 0;
+/// The task failed, or the node.
+const FAILED: u8 = 1;
+/// The arguments or the configuration are wrong, and nothing was begun.
+const MISUSED: u8 = 2;
+
+/// Why nothing more can be said than that.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error("{0}")]
+    Arguments(String),
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(transparent)]
+    Node(#[from] NodeError),
+    #[error("cannot catch signals: {0}")]
+    Signals(io::Error),
+    #[error("cannot write: {0}")]
+    Output(#[from] io::Error),
+    #[error("{0}")]
+    Setup(String),
+    #[error("not all calls under way were done in time")]
+    Undrained,
+}
+
+impl Failure {
+    fn code(&self) -> u8 {
+        match self {
+            Self::Arguments(_) | Self::Config(_) => MISUSED,
+            Self::Node(_)
+            | Self::Signals(_)
+            | Self::Output(_)
+            | Self::Setup(_)
+            | Self::Undrained => FAILED,
         }
     }
 }
 
-fn run<R: Outcome>(
-    register: fn(&mut Registry) -> Result<(), RegistryError>,
+fn main_with<R: Outcome>(
+    arguments: impl Iterator<Item = OsString>,
+    register: Register,
     setup: impl AsyncFnOnce(Pool) -> R + Send + 'static,
-) -> Result<Option<String>, NodeError> {
-    let node = Node::builder().register(register).start()?;
+) -> u8 {
+    let done = Request::parse(arguments)
+        .map_err(Failure::Arguments)
+        .and_then(|request| obey(&request, register, setup));
+    match done {
+        Ok(()) => WELL,
+        Err(failure) => {
+            eprintln!("Error: {failure}");
+            failure.code()
+        }
+    }
+}
+
+fn obey<R: Outcome>(
+    request: &Request,
+    register: Register,
+    setup: impl AsyncFnOnce(Pool) -> R + Send + 'static,
+) -> Result<(), Failure> {
+    let task = match request.task {
+        Task::Help => return say(&arguments::help(&request.program)),
+        Task::Version => {
+            let version = env!("CARGO_PKG_VERSION");
+            return say(&format!("{} (epicserver {version})\n", request.program));
+        }
+        Task::Command(Some(command)) => command,
+        Task::Command(None) => {
+            let rank = env::var_os(arguments::RANK_VARIABLE);
+            Command::by_rank(rank.as_deref()).map_err(Failure::Arguments)?
+        }
+    };
+    let config = Config::load(request.config.as_deref())?;
+    match task {
+        Command::Run => run(&config, register, setup),
+        Command::Serve => serve(&config, register),
+    }
+}
+
+fn say(text: &str) -> Result<(), Failure> {
+    Ok(io::stdout().lock().write_all(text.as_bytes())?)
+}
+
+fn start(config: &Config, register: Register) -> Result<Node, Failure> {
+    Ok(Node::builder().register(register).config(config).start()?)
+}
+
+/// A node that runs `setup`, then drains.
+fn run<R: Outcome>(
+    config: &Config,
+    register: Register,
+    setup: impl AsyncFnOnce(Pool) -> R + Send + 'static,
+) -> Result<(), Failure> {
+    let node = start(config, register)?;
     let failure = node.run(async move |pool| setup(pool).await.failure())?;
     node.stop();
-    Ok(failure)
+    failure.map_or(Ok(()), |failure| Err(Failure::Setup(failure)))
+}
+
+/// A node that serves until a signal ends it.
+fn serve(config: &Config, register: Register) -> Result<(), Failure> {
+    let mut stop = Stop::catch().map_err(Failure::Signals)?;
+    let node = start(config, register)?;
+    eprintln!("serving until SIGINT or SIGTERM; shards: {}", node.shards());
+    stop.wait();
+    eprintln!("stopping; the same signal again ends it at once");
+    if node.stop() { Ok(()) } else { Err(Failure::Undrained) }
+}
+
+/// The signals that end a node (**PR1**).
+struct Stop {
+    signals: Signals,
+    /// Whether the next one does what it does to any process.
+    armed: Arc<AtomicBool>,
+}
+
+impl Stop {
+    fn catch() -> io::Result<Self> {
+        let armed = Arc::new(AtomicBool::new(false));
+        for signal in [SIGINT, SIGTERM] {
+            signal_hook::flag::register_conditional_default(signal, Arc::clone(&armed))?;
+        }
+        Ok(Self { signals: Signals::new([SIGINT, SIGTERM])?, armed })
+    }
+
+    fn wait(&mut self) {
+        // It ends only by a signal: nobody else has a handle to close it by.
+        let _signal = self.signals.forever().next();
+        self.armed.store(true, Ordering::SeqCst);
+    }
 }

@@ -62,6 +62,12 @@ impl Counter {
         Ok(cx.with(|counter| counter.add(1)))
     }
 
+    pub async fn late_in_its_chain(cx: Cx<Self>, gate: Ref<Gate>) -> Result<bool> {
+        let late = gate.pass().timeout(SOON).await.err();
+        Ok(late
+            .is_some_and(|late| late.kind() == ErrorKind::Deadline && late.chain() == cx.chain()))
+    }
+
     pub async fn descend(cx: Cx<Self>, depth: u32) -> Result<u32> {
         cx.with(|counter| counter.sum += 1);
         if depth == 0 {
@@ -312,6 +318,17 @@ fn a_call_to_any_shard_ends_by_its_deadline_and_its_work_goes_on() {
             assert_eq!(gate.passed().await, Ok(0));
             gate.open().await.unwrap();
             while gate.passed().await != Ok(1) {}
+        }
+    });
+}
+
+#[test]
+fn a_call_that_is_late_names_the_chain_of_its_caller() {
+    on_nodes(&[1, 2], all, async |pool: Pool| {
+        for key in 0..8 {
+            let (gate, counter) = (pool.get::<Gate>(key), pool.get::<Counter>(key + 10));
+            assert_eq!(counter.late_in_its_chain(gate.clone()).await, Ok(true));
+            gate.open().await.unwrap();
         }
     });
 }

@@ -36,6 +36,24 @@ impl Trader {
     }
 
     #[exclusive]
+    pub async fn write_alone(&mut self, line: String) {
+        self.log.push(line);
+    }
+
+    /// Is parked here while `via` calls back.
+    pub async fn parked_while(cx: Cx<Self>, via: Ref<Self>) -> Result<()> {
+        via.writes(cx.this()).await
+    }
+
+    /// Three calls that leave together.
+    pub async fn writes(_cx: Cx<Self>, to: Ref<Self>) -> Result<()> {
+        to.write_alone("told".into()).tell();
+        let (first, second) = (to.write("first".into()), to.write_alone("second".into()));
+        let (first, second) = join!(first, second);
+        first.and(second)
+    }
+
+    #[exclusive]
     pub async fn trade(&mut self, with: Ref<Self>, amount: i64) -> Result<()> {
         self.gold -= amount;
         let received = with.receive(amount).await;
@@ -309,6 +327,19 @@ fn a1_a_parked_method_goes_on_only_when_the_exclusive_one_has_ended() {
             let mut rest = log[3..].to_vec();
             rest.sort_unstable();
             assert_eq!(rest, ["parked ends", "written"]);
+        }
+    });
+}
+
+#[test]
+fn i4_a_call_that_passes_who_waits_is_not_passed_by_the_next_of_its_caller() {
+    on_nodes(&[1, 2], all, async |pool: Pool| {
+        for key in 0..8 {
+            let (trader, via) = (pool.get::<Trader>(key), pool.get::<Trader>(key + 10));
+            trader.parked_while(via).timeout(MINUTE).await.unwrap();
+            let log = trader.log().await.unwrap();
+            let order: Vec<&String> = log.iter().filter(|line| *line != "told").collect();
+            assert_eq!(order, ["first", "second"]);
         }
     });
 }

@@ -5,7 +5,7 @@
 //! - **H7** A node that is shut down has answered every call that it took, or refused it.
 //!
 //! # Not here
-//! Other nodes.
+//! Which other nodes there are, and who owns what: whoever holds the host tells it.
 
 use std::collections::VecDeque;
 use std::num::NonZeroUsize;
@@ -21,12 +21,13 @@ use epicserver_wire::{ShardId, limits};
 use crate::cpus::{Allowed, Claim, ClaimError, CpusError, RunDir, RunDirError, Tenancy};
 use crate::idle::{Crowd, Host as Machine, IdleError, Mode, Policy};
 use crate::inlet::{Control, Door, Inlets, Probe};
+use crate::io::{IoError, IoMode, IoOptions, IoSeat, IoThread, Opening, Outlet, Wires, Wiring};
 use crate::park::{ParkError, Parker, parker};
 use crate::ring::{Consumer, Producer, ring};
 use crate::worker::{Peer, Worker, random_bytes};
 
 /// How a node's threads are set up.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Options {
     /// How many shards; by default one for each physical core that the process may use.
     pub shards: Option<NonZeroUsize>,
@@ -42,6 +43,12 @@ pub struct Options {
     pub direct: bool,
     /// Whether to claim CPUs and pin the threads to them.
     pub pin: bool,
+    /// How it reaches other nodes, if it does.
+    pub io: Option<IoOptions>,
+    /// Whether there may be other nodes: then calls wait until [`Inlets::members`] was called.
+    pub fabric: bool,
+    /// What tells the chains of its shards apart from those of other nodes: a random number.
+    pub origin: u32,
 }
 
 /// Why a node could not start.
@@ -71,6 +78,12 @@ pub enum StartError {
         /// Why.
         source: std::io::Error,
     },
+    /// Other nodes cannot be reached.
+    #[error(transparent)]
+    Io(#[from] IoError),
+    /// The thread of the links cannot be started.
+    #[error("cannot start the I/O thread")]
+    IoThread(#[source] std::io::Error),
     /// More shards than a node may have.
     #[error("a node has at most 65535 shards, not {shards}")]
     TooManyShards {
@@ -84,10 +97,13 @@ pub enum StartError {
 pub struct Host {
     inlets: Inlets,
     threads: Vec<JoinHandle<()>>,
+    wires: Option<Arc<Wires>>,
+    /// The thread of the links, if they have one.
+    io_thread: Option<IoThread>,
 }
 
 /// Stops the process if its thread panics (**H6**).
-struct StopOnPanic;
+pub(crate) struct StopOnPanic;
 
 impl Drop for StopOnPanic {
     fn drop(&mut self) {
@@ -108,6 +124,9 @@ struct Seat {
     crowd: Option<Crowd>,
     crowded: bool,
     claim: Option<Claim>,
+    outlet: Option<Outlet>,
+    /// Opens the links, if this thread is to drive them.
+    opening: Option<Opening>,
 }
 
 impl Host {
@@ -115,39 +134,96 @@ impl Host {
     ///
     /// # Errors
     /// [`StartError`].
-    pub fn start(options: &Options) -> Result<Self, StartError> {
+    pub fn start(mut options: Options) -> Result<Self, StartError> {
         let allowed = Allowed::detect()?;
         let count = options.shards.unwrap_or_else(|| allowed.shards_default());
         let shards = u16::try_from(count.get());
         let shards = shards.map_err(|_| StartError::TooManyShards { shards: count.get() })?;
+        let dedicated = options.io.as_ref().is_some_and(|io| io.mode == IoMode::Dedicated);
+        let wanted = count.saturating_add(usize::from(dedicated));
         let mut claims: VecDeque<Claim> = match options.pin {
-            true => RunDir::open()?.claim(&allowed, count)?.into(),
+            true => RunDir::open()?.claim(&allowed, wanted)?.into(),
             false => VecDeque::new(),
         };
-        let machine = Machine::detect()?;
+        let shared = |claim: Option<&Claim>| {
+            matches!(claim.map(Claim::tenancy), Some(Tenancy::Shared { .. }))
+                || allowed.quota().is_some_and(|quota| quota < wanted)
+        };
+        let policy = Policy::new(options.idle_mode, Machine::detect()?);
         let (mut doors, mut parkers) = (Vec::new(), Vec::new());
         for _ in 0..shards {
             let (parker, unparker) = parker()?;
             doors.push(Arc::new(Door::new(unparker)));
             parkers.push(parker);
         }
-        let mut threads = Vec::new();
+        let (io_parker, io_unparker) = parker()?;
+        let mut host = Self {
+            inlets: Inlets::new(doors.clone()),
+            threads: Vec::new(),
+            wires: None,
+            io_thread: None,
+        };
+        let (mut outlets, mut fused, mut opened) = (VecDeque::new(), None, None);
+        if let Some(io) = options.io.take() {
+            let unparker = if dedicated { &io_unparker } else { doors[0].unparker() };
+            let Wiring { opening, outlets: ends, wires, opened: told } =
+                Wiring::new(io, &doors, unparker);
+            (outlets, opened, host.wires) = (ends.into(), Some(told), Some(wires));
+            if dedicated {
+                let claim = claims.pop_back();
+                let crowded = shared(claim.as_ref());
+                let (parker, unparker) = (io_parker, io_unparker.clone());
+                let seat = IoSeat { parker, unparker, policy, crowded, claim };
+                host.io_thread =
+                    Some(IoThread::start(opening, seat).map_err(StartError::IoThread)?);
+            } else {
+                fused = Some(opening);
+            }
+        }
         let rings = mesh(&doors);
         for (index, (parker, peers)) in parkers.into_iter().zip(rings).enumerate() {
             let claim = claims.pop_front();
-            let shared = claim.as_ref().map(Claim::tenancy);
-            let crowded = matches!(shared, Some(Tenancy::Shared { .. }))
-                || allowed.quota().is_some_and(|quota| quota < count);
             let door = Arc::clone(&doors[index]);
-            let config = config(options, index, shards, &door);
-            let policy = Policy::new(options.idle_mode, machine);
-            let crowd = Crowd::open().ok();
-            let seat = Seat { config, door, parker, peers, policy, crowd, crowded, claim };
+            let seat = Seat {
+                config: config(&options, index, shards, &door),
+                door,
+                parker,
+                peers,
+                policy,
+                crowd: Crowd::open().ok(),
+                crowded: shared(claim.as_ref()),
+                claim,
+                outlet: outlets.pop_front(),
+                opening: fused.take(),
+            };
             let thread = std::thread::Builder::new().name(format!("epic-shard-{index}"));
             let thread = thread.spawn(move || work(seat));
-            threads.push(thread.map_err(|source| StartError::Thread { shard: index, source })?);
+            let thread = thread.map_err(|source| StartError::Thread { shard: index, source })?;
+            host.threads.push(thread);
         }
-        Ok(Self { inlets: Inlets::new(doors), threads })
+        // H12. A thread that ended without a word has stopped the process.
+        match opened.map(|opened| opened.recv()) {
+            Some(Ok(Err(error))) => Err(error.into()),
+            Some(Ok(Ok(())) | Err(_)) | None => Ok(host),
+        }
+    }
+
+    /// The way to and from the links, if the node has any.
+    #[must_use]
+    pub fn wires(&self) -> Option<&Arc<Wires>> {
+        self.wires.as_ref()
+    }
+
+    /// How many shards a node has that was asked for so many.
+    ///
+    /// # Errors
+    /// If the CPUs that the process may use cannot be read, or there are too many.
+    pub fn shards_of(asked: Option<NonZeroUsize>) -> Result<u16, StartError> {
+        let count = match asked {
+            Some(count) => count,
+            None => Allowed::detect()?.shards_default(),
+        };
+        u16::try_from(count.get()).map_err(|_| StartError::TooManyShards { shards: count.get() })
     }
 
     /// The way in for other threads.
@@ -214,12 +290,15 @@ impl Host {
             // A thread of ours that panicked has stopped the process already.
             drop(thread.join());
         }
+        if let Some(io_thread) = self.io_thread.take() {
+            io_thread.stop();
+        }
     }
 }
 
 impl Drop for Host {
     fn drop(&mut self) {
-        if !self.threads.is_empty() {
+        if !self.threads.is_empty() || self.io_thread.is_some() {
             self.close();
         }
     }
@@ -231,7 +310,8 @@ fn config(options: &Options, index: usize, shards: u16, door: &Arc<Door>) -> Con
     Config {
         shard: ShardId::new(number),
         shards,
-        origin: number,
+        fabric: options.fabric,
+        origin: options.origin.wrapping_add(u32::from(number)),
         registry: Arc::clone(&options.registry),
         memory_bytes_max: options.memory_bytes_max,
         idle: options.idle,
@@ -278,19 +358,22 @@ fn mesh(doors: &[Arc<Door>]) -> Vec<Vec<Peer>> {
 /// The body of one shard's thread.
 fn work(seat: Seat) {
     let _stop = StopOnPanic;
-    let Seat { config, door, parker, peers, policy, crowd, crowded, claim } = seat;
+    let Seat { config, door, parker, peers, policy, crowd, crowded, claim, outlet, opening } = seat;
     if let Some(claim) = &claim {
         match claim.pin_current_thread() {
             Ok(()) => tracing::debug!(shard = ?config.shard, cpu = ?claim.cpu(), "pinned"),
             Err(error) => tracing::warn!(%error, "a shard runs unpinned"),
         }
     }
+    let endpoint = opening.and_then(|opening| opening.open(&parker));
     let shard = Shard::new(config);
     let worker = Worker {
         shard,
         door,
         parker,
         peers,
+        outlet,
+        endpoint,
         policy,
         crowd,
         crowded,

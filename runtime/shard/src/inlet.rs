@@ -19,7 +19,8 @@ use crossbeam_channel::Sender;
 use crossbeam_queue::{ArrayQueue, SegQueue};
 use epicserver_entity::{Answer, Gateway, Pending, Request, TurnId};
 use epicserver_node::{Inlet, RootTask, WakeSink};
-use epicserver_wire::{CallError, ChainId, ErrorKind, Ran, limits};
+use epicserver_proto::Directory;
+use epicserver_wire::{CallError, ChainId, ErrorKind, NodeId, Ran, limits};
 
 use crate::park::Unparker;
 
@@ -27,6 +28,7 @@ use crate::park::Unparker;
 pub(crate) enum Control {
     Outside(Inlet),
     Root(RootTask),
+    Members { me: NodeId, directory: Arc<Directory> },
     Stop,
     Probe(Sender<Probe>),
     Close,
@@ -96,6 +98,10 @@ impl Door {
         self.unparker.unpark();
     }
 
+    pub(crate) fn unparker(&self) -> &Unparker {
+        &self.unparker
+    }
+
     pub(crate) fn is_full(&self) -> bool {
         self.full.load(Ordering::Acquire)
     }
@@ -143,6 +149,13 @@ impl Inlets {
 
     pub(crate) fn len(&self) -> usize {
         self.doors.len()
+    }
+
+    /// These are the members of the fabric from now on, of which this node is `me`.
+    pub fn members(&self, me: NodeId, directory: &Arc<Directory>) {
+        for shard in 0..self.doors.len() {
+            self.put(shard, Control::Members { me, directory: Arc::clone(directory) });
+        }
     }
 }
 

@@ -9,10 +9,14 @@
 
 pub mod cpus;
 #[cfg(not(loom))]
+pub mod driver;
+#[cfg(not(loom))]
 mod host;
 pub mod idle;
 #[cfg(not(loom))]
 mod inlet;
+#[cfg(not(loom))]
+mod io;
 pub mod park;
 #[expect(unsafe_code, reason = "a slot is written by one core and read by another without a lock")]
 pub mod ring;
@@ -26,3 +30,5 @@ pub use epicserver_node::RootTask;
 pub use host::{Host, Options, StartError};
 #[cfg(not(loom))]
 pub use inlet::Inlets;
+#[cfg(not(loom))]
+pub use io::{IoError, IoMode, IoOptions, MakeTransports, Order, Report, Wires};

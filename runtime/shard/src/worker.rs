@@ -23,6 +23,7 @@ use rustix::time::{ClockId, clock_gettime};
 
 use crate::idle::{Crowd, Policy, Step};
 use crate::inlet::{Control, Door, Probe};
+use crate::io::{Endpoint, Outlet, ToIo};
 use crate::park::Parker;
 use crate::ring::{Consumer, Full, Producer};
 
@@ -55,6 +56,10 @@ pub(crate) struct Worker {
     pub(crate) door: Arc<Door>,
     pub(crate) parker: Parker,
     pub(crate) peers: Vec<Peer>,
+    /// The way to other nodes, if there are any to reach.
+    pub(crate) outlet: Option<Outlet>,
+    /// The links themselves, if this thread drives them.
+    pub(crate) endpoint: Option<Endpoint>,
     pub(crate) policy: Policy,
     pub(crate) crowd: Option<Crowd>,
     pub(crate) crowded: bool,
@@ -80,6 +85,7 @@ impl Worker {
         let (mut rounds, mut busy_rounds) = (0_u32, 0_u32);
         while !self.closing {
             let mut busy = self.receive(time);
+            busy |= self.drive(time);
             let due = self.shard.deadline().is_some_and(|deadline| deadline <= time);
             let ran = due || self.shard.is_ready();
             if ran {
@@ -105,7 +111,11 @@ impl Worker {
                 std::hint::spin_loop();
             }
         }
-        self.send(now());
+        let time = now();
+        self.send(time);
+        if let Some(endpoint) = &mut self.endpoint {
+            endpoint.shut_down(time);
+        }
         self.door.close();
     }
 
@@ -120,11 +130,22 @@ impl Worker {
                 busy = true;
             }
         }
+        for _ in 0..RING_BATCH {
+            let event = self.outlet.as_mut().and_then(|outlet| outlet.from.pop());
+            let Some(event) = event else { break };
+            self.shard.handle(time, event, &mut self.effects);
+            busy = true;
+        }
         if self.door.is_full() {
             self.empty_door();
             busy = true;
         }
         busy
+    }
+
+    /// Goes round the links, if this thread drives them. Says whether there was anything.
+    fn drive(&mut self, time: Time) -> bool {
+        self.endpoint.as_mut().is_some_and(|endpoint| endpoint.round(time))
     }
 
     fn empty_door(&mut self) {
@@ -143,6 +164,7 @@ impl Worker {
         let event = match control {
             Control::Outside(inlet) => Event::Outside(inlet),
             Control::Root(task) => Event::Root(task),
+            Control::Members { me, directory } => Event::Members { me, directory },
             Control::Stop => Event::Stop,
             Control::Close => {
                 self.closing = true;
@@ -162,6 +184,9 @@ impl Worker {
 
     /// Carries out the effects, and moves messages into the rings as far as they have room.
     fn send(&mut self, time: Time) {
+        if self.outlet.is_some() {
+            self.shard.flush(time, &mut self.effects);
+        }
         while !self.effects.is_empty() {
             let mut effects = std::mem::take(&mut self.effects);
             for effect in effects.drain(..) {
@@ -173,6 +198,9 @@ impl Worker {
         }
         for index in 0..self.peers.len() {
             self.send_to(time, index);
+        }
+        if let Some(outlet) = &mut self.outlet {
+            outlet.flush();
         }
     }
 
@@ -205,6 +233,16 @@ impl Worker {
                     None => self.shard.handle(time, Event::Message(message), &mut self.effects),
                 }
             }
+            Effect::Transmit { link, head, body } => {
+                if let Some(outlet) = &mut self.outlet {
+                    outlet.put(ToIo::Transmit { link, head, body });
+                }
+            }
+            Effect::Close { link, why } => {
+                if let Some(outlet) = &mut self.outlet {
+                    outlet.put(ToIo::Close { link, why });
+                }
+            }
             Effect::Wall { token } => {
                 let wall = clock_gettime(ClockId::Realtime);
                 let nanos = wall.tv_sec.saturating_mul(1_000_000_000).saturating_add(wall.tv_nsec);
@@ -231,11 +269,19 @@ impl Worker {
 
     fn park(&mut self, time: Time) {
         let timeout = self.shard.deadline().map(|deadline| deadline.since(time));
-        let (peers, door) = (&self.peers, &self.door);
+        let (peers, door, outlet) = (&self.peers, &self.door, &self.outlet);
         // H3: this runs with the flag up.
-        let work = || door.is_full() || peers.iter().any(|peer| !peer.incoming.is_empty());
-        let unsent = peers.iter().any(|peer| !peer.unsent.is_empty());
+        let work = || {
+            door.is_full()
+                || peers.iter().any(|peer| !peer.incoming.is_empty())
+                || outlet.as_ref().is_some_and(|outlet| !outlet.from.is_empty())
+        };
+        let unsent = peers.iter().any(|peer| !peer.unsent.is_empty())
+            || outlet.as_ref().is_some_and(|outlet| !outlet.unsent.is_empty());
         let timeout = if unsent { Some(Duration::from_micros(50)) } else { timeout };
+        if let Some(endpoint) = &mut self.endpoint {
+            return endpoint.wait(&mut self.parker, (time, timeout), work);
+        }
         if let Err(error) = self.parker.park(timeout, work) {
             tracing::error!(%error, "the kernel would not let a shard wait; it yields instead");
             std::thread::yield_now();

@@ -1,0 +1,254 @@
+//! Configuration: one TOML file and overrides from the environment, read once into one value.
+//!
+//! In: the file's text, the variables   Out: [`Config`], or every problem with its place
+//!
+//! # Invariants
+//! - **CF1** A [`Config`] that was read is within all bounds of this page; later code does not check again.
+//! - **CF2** A key or a variable that is not known is refused, never passed over.
+//! - **CF3** The fabric's key is in no message and in no `Debug` output.
+//!
+//! # Not here
+//! What the settings do: that is said where they are used. Other files than this one.
+
+mod key;
+mod problem;
+mod read;
+#[cfg(test)]
+mod tests;
+mod units;
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use epicserver_link::Address;
+use epicserver_shard::idle::Mode as IdleMode;
+use epicserver_wire::header::Credit;
+use serde::Deserialize;
+
+pub use key::Key;
+pub(crate) use problem::nearest;
+pub use problem::{ConfigError, Place, Problem};
+pub use units::Name;
+
+/// The file that is read where nobody names one, if it is there.
+pub const FILE: &str = "epicserver.toml";
+/// The variable that names the file.
+pub const FILE_VARIABLE: &str = "EPICSERVER_CONFIG";
+
+/// Longest configuration file, in bytes.
+pub const FILE_BYTES_MAX: u64 = 1 << 20;
+/// Shortest fabric key, in bytes.
+pub const KEY_BYTES_MIN: usize = 16;
+/// Longest fabric key, in bytes.
+pub const KEY_BYTES_MAX: usize = 1024;
+/// Longest name of a fabric or a node, in bytes.
+pub const NAME_BYTES_MAX: usize = 64;
+/// Nodes that a fabric may be told to wait for.
+pub const NODES_MAX: u64 = 1024;
+/// Shards that a node may be told to have.
+pub const SHARDS_MAX: u64 = 1024;
+/// Addresses that a node may be told to listen at.
+pub const LISTEN_MAX: usize = 16;
+/// Seeds that a node may be given.
+pub const SEEDS_MAX: usize = 64;
+/// Least that [`NetworkConfig::bulk_bytes`] may be.
+pub const BULK_BYTES_MIN: u64 = 4 << 10;
+/// Most that [`NetworkConfig::bulk_bytes`] may be.
+pub const BULK_BYTES_MAX: u64 = 1 << 20;
+/// Least that [`NetworkConfig::window_bytes`] may be.
+pub const WINDOW_BYTES_MIN: u64 = 64 << 10;
+/// Most that [`NetworkConfig::window_bytes`] may be: what the units of a credit can say.
+pub const WINDOW_BYTES_MAX: u64 = Credit::UNIT_BYTES as u64 * u16::MAX as u64;
+/// Least that [`NetworkConfig::window_messages`] may be.
+pub const WINDOW_MESSAGES_MIN: u64 = 16;
+/// Most that [`NetworkConfig::window_messages`] may be: what a credit can say.
+pub const WINDOW_MESSAGES_MAX: u64 = u16::MAX as u64;
+/// Least that [`RuntimeConfig::memory`] may be, in bytes.
+pub const MEMORY_BYTES_MIN: u64 = 1 << 20;
+/// Most that [`RuntimeConfig::memory`] may be, in bytes.
+pub const MEMORY_BYTES_MAX: u64 = 1 << 50;
+/// Least that [`RuntimeConfig::idle_after`] may be, in milliseconds.
+pub const IDLE_AFTER_MS_MIN: u64 = 1;
+/// Most that [`RuntimeConfig::idle_after`] may be, in milliseconds: a year.
+pub const IDLE_AFTER_MS_MAX: u64 = 365 * 24 * 3_600_000;
+
+/// All that a node is told by its operator. `docs/epicserver.toml` in the repository names every
+/// key with its default.
+#[derive(Clone, PartialEq, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct Config {
+    /// The fabric that the node belongs to.
+    pub fabric: FabricConfig,
+    /// The node itself.
+    pub node: NodeConfig,
+    /// How it reaches other nodes.
+    pub network: NetworkConfig,
+    /// How it uses its machine.
+    pub runtime: RuntimeConfig,
+}
+
+/// `[fabric]`: the same on all nodes of a fabric.
+#[derive(Clone, PartialEq, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct FabricConfig {
+    /// The fabric's name, `default` unless set. Nodes of another fabric are strangers.
+    pub name: Name,
+    /// What a node proves to know before others listen to it. Set by `key`, or from `key_file`.
+    pub key: Option<Key>,
+    /// The file that the key was read from, instead of from `key`. Refused if everybody may read it.
+    pub key_file: Option<PathBuf>,
+    /// How many nodes, this one among them, must have found each other before calls are served;
+    /// 1 to [`NODES_MAX`].
+    #[serde(deserialize_with = "units::whole::<1, NODES_MAX, u32, _>")]
+    pub nodes: u32,
+}
+
+impl Default for FabricConfig {
+    fn default() -> Self {
+        Self { name: Name::default(), key: None, key_file: None, nodes: 1 }
+    }
+}
+
+/// `[node]`: what makes this node differ from others.
+#[derive(Clone, PartialEq, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct NodeConfig {
+    /// How many execution threads, 1 to [`SHARDS_MAX`]; one for each physical core if absent.
+    #[serde(deserialize_with = "units::shards")]
+    pub shards: Option<NonZeroUsize>,
+    /// What people call this node. It is shown, and never used to find it.
+    pub name: Option<Name>,
+}
+
+/// `[network]`: the way to other nodes.
+#[derive(Clone, PartialEq, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct NetworkConfig {
+    /// What carries messages; [`Transport::Auto`] unless set.
+    pub transport: Transport,
+    /// The socket addresses to listen at, at most [`LISTEN_MAX`]; port 0 is any free port. Loopback
+    /// alone unless set. Unused if [`interface`](Self::interface) is set: giving both is refused.
+    #[serde(deserialize_with = "units::listen")]
+    pub listen: Vec<SocketAddr>,
+    /// The network interface to listen at, with all its addresses, instead of `listen`.
+    #[serde(deserialize_with = "units::interface")]
+    pub interface: Option<String>,
+    /// Nodes of other machines to begin with, at most [`SEEDS_MAX`]. Each is `tcp://host:port`.
+    #[serde(deserialize_with = "units::seeds")]
+    pub seeds: Vec<Address>,
+    /// Which threads drive the transports; chosen by the number of CPUs if absent.
+    pub io: Option<IoThreads>,
+    /// How the kernel is asked; the best that it has if absent.
+    pub driver: Option<DriverKind>,
+    /// The certificates of TLS; no TLS if absent.
+    pub tls: Option<TlsConfig>,
+    /// Arguments and replies above so many bytes go beside the stream of small messages, so that
+    /// these do not wait for them. [`BULK_BYTES_MIN`] to [`BULK_BYTES_MAX`], 64 KiB unless set.
+    #[serde(deserialize_with = "units::bytes::<BULK_BYTES_MIN, BULK_BYTES_MAX, _>")]
+    pub bulk_bytes: u64,
+    /// How many bytes a pair of shards may have under way in one direction before the sender has to
+    /// wait. [`WINDOW_BYTES_MIN`] to [`WINDOW_BYTES_MAX`], not below `bulk_bytes`; 8 MiB unless set.
+    #[serde(deserialize_with = "units::bytes::<WINDOW_BYTES_MIN, WINDOW_BYTES_MAX, _>")]
+    pub window_bytes: u64,
+    /// The same in messages: [`WINDOW_MESSAGES_MIN`] to [`WINDOW_MESSAGES_MAX`], 1,024 unless set.
+    #[serde(deserialize_with = "units::whole::<WINDOW_MESSAGES_MIN, WINDOW_MESSAGES_MAX, u16, _>")]
+    pub window_messages: u16,
+}
+
+impl Default for NetworkConfig {
+    fn default() -> Self {
+        Self {
+            transport: Transport::Auto,
+            listen: vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 0))],
+            interface: None,
+            seeds: Vec::new(),
+            io: None,
+            driver: None,
+            tls: None,
+            bulk_bytes: 64 << 10,
+            window_bytes: 8 << 20,
+            window_messages: 1024,
+        }
+    }
+}
+
+/// What carries messages between two nodes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum Transport {
+    /// Shared memory between processes of one host, TCP otherwise.
+    #[default]
+    Auto,
+    /// TCP, to processes of the same host too.
+    Tcp,
+    /// Shared memory alone: nodes of other hosts are not reached.
+    Shm,
+}
+
+/// Which threads drive the transports.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum IoThreads {
+    /// Threads of their own: for machines with CPUs to spare.
+    Dedicated,
+    /// The execution threads: the lowest latency on few CPUs.
+    Fused,
+}
+
+/// How the kernel is asked for input and output.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum DriverKind {
+    /// By shared rings, of Linux 6.1 or later; some distributions and containers switch it off.
+    IoUring,
+    /// By readiness; any Linux.
+    Epoll,
+}
+
+/// `[network.tls]`: mutual TLS. All three paths are needed.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct TlsConfig {
+    /// The certificates that may have signed a peer's, in PEM.
+    pub ca: PathBuf,
+    /// This node's certificate and those between it and `ca`, in PEM.
+    pub cert: PathBuf,
+    /// The private key of `cert`, in PEM.
+    pub key: PathBuf,
+}
+
+/// `[runtime]`: the use of the machine.
+#[derive(Clone, PartialEq, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct RuntimeConfig {
+    /// How idle threads wait; [`IdleMode::Balanced`] unless set.
+    #[serde(deserialize_with = "units::idle_mode")]
+    pub idle: IdleMode,
+    /// Bytes that the activations of one shard may take, [`MEMORY_BYTES_MIN`] to
+    /// [`MEMORY_BYTES_MAX`]; unbounded if absent.
+    #[serde(deserialize_with = "units::memory")]
+    pub memory: Option<u64>,
+    /// After how long idle activations are collected, where their type does not say,
+    /// [`IDLE_AFTER_MS_MIN`] to [`IDLE_AFTER_MS_MAX`]; they stay if absent.
+    #[serde(deserialize_with = "units::idle_after")]
+    pub idle_after: Option<Duration>,
+    /// Where the processes of this user on this host meet; chosen by the environment if absent.
+    pub run_dir: Option<PathBuf>,
+}
+
+impl Default for RuntimeConfig {
+    fn default() -> Self {
+        Self { idle: IdleMode::Balanced, memory: None, idle_after: None, run_dir: None }
+    }
+}

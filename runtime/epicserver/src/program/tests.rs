@@ -1,0 +1,235 @@
+//! Programs as they are started: each child is this program again, told by the environment with
+//! which arguments to be a program.
+
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::io::{BufRead, BufReader, Read};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
+use std::process::{Child, Command as Process, Stdio};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::arguments::{Command, Request, Task};
+use super::main_with;
+
+/// The arguments of a child, a line each; the test that finds it set is a child.
+const CHILD_ARGUMENTS: &str = "EPIC_TEST_CHILD_ARGUMENTS";
+
+#[test]
+fn a_child_is_a_program() {
+    let Some(arguments) = std::env::var_os(CHILD_ARGUMENTS) else { return };
+    let arguments = arguments.as_bytes().split(|&byte| byte == b'\n');
+    let arguments = arguments.filter(|line| !line.is_empty());
+    let arguments = arguments.map(|line| OsString::from_vec(line.to_vec()));
+    let arguments = std::iter::once(OsString::from("/bin/counter")).chain(arguments);
+    let setup = async |_pool| {
+        println!("setup ran");
+        if std::env::var_os("EPIC_TEST_FAIL").is_some() { Err("no luck") } else { Ok(()) }
+    };
+    let code = main_with(arguments.into_iter(), |_registry| Ok(()), setup);
+    std::process::exit(i32::from(code));
+}
+
+/// A child's folder, in which it runs and which is its run directory.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("epic-program-{}-{name}", std::process::id()));
+        fs::create_dir(&path).unwrap();
+        Self(path)
+    }
+
+    fn child(&self, arguments: &[&str]) -> Process {
+        let mut child = Process::new(std::env::current_exe().unwrap());
+        child
+            .args(["program::tests::a_child_is_a_program", "--exact", "--nocapture"])
+            .current_dir(&self.0)
+            .env(CHILD_ARGUMENTS, format!("\n{}", arguments.join("\n")))
+            .env("EPIC_RUN_DIR", self.0.join("run"))
+            .env("EPICSERVER_NODE__SHARDS", "1")
+            .env_remove("SLURM_PROCID")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        child
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        // What is left behind is in the temporary folder.
+        let _gone = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// The exit code, and what was written to both outputs.
+fn ended(mut child: Process) -> (Option<i32>, String, String) {
+    let output = child.output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (output.status.code(), text(output.stdout), text(output.stderr))
+}
+
+fn parse(arguments: &[&str]) -> Result<Request, String> {
+    Request::parse(std::iter::once("a/b").chain(arguments.iter().copied()).map(OsString::from))
+}
+
+#[test]
+fn help_names_every_command_and_option_and_starts_nothing() {
+    let folder = Folder::new("help");
+    for help in ["--help", "-h"] {
+        let (code, out, err) = ended(folder.child(&[help]));
+        assert_eq!((code, err.as_str()), (Some(0), ""));
+        for word in ["Usage: counter", "run", "serve", "--config PATH", "--version", "Slurm"] {
+            assert!(out.contains(word), "{word} is not in {out}");
+        }
+        assert!(!out.contains("setup ran"));
+    }
+    let (code, out, _) = ended(folder.child(&["serve", "--version"]));
+    assert_eq!(code, Some(0));
+    assert!(out.contains(&format!("counter (epicserver {})", env!("CARGO_PKG_VERSION"))), "{out}");
+}
+
+#[test]
+fn an_unknown_argument_ends_the_program_with_code_2_and_names_the_nearest() {
+    let folder = Folder::new("unknown");
+    let (code, out, err) = ended(folder.child(&["sevre"]));
+    assert_eq!(code, Some(2));
+    assert!(err.contains("unknown command `sevre`; did you mean `serve`?"), "{err}");
+    assert!(!out.contains("setup ran"));
+    let (code, _, err) = ended(folder.child(&["--conifg", "x"]));
+    assert_eq!(code, Some(2));
+    assert!(err.contains("unknown option `--conifg`; did you mean `--config`?"), "{err}");
+}
+
+#[test]
+fn an_unknown_configuration_key_ends_the_program_with_code_2_and_its_line() {
+    let folder = Folder::new("key");
+    fs::write(folder.0.join("epicserver.toml"), "[network]\ntransprt = \"tcp\"\n").unwrap();
+    let (code, out, err) = ended(folder.child(&[]));
+    assert_eq!(code, Some(2));
+    let wanted =
+        "epicserver.toml:2:1: unknown key `transprt` in [network]; did you mean `transport`?";
+    assert!(err.contains(wanted), "{err}");
+    assert!(!out.contains("setup ran"));
+}
+
+#[test]
+fn the_argument_names_the_configuration_before_the_environment_and_the_folder_do() {
+    let folder = Folder::new("named");
+    for (file, key) in [("epicserver.toml", "in_folder"), ("b.toml", "in_env"), ("c.toml", "told")]
+    {
+        fs::write(folder.0.join(file), format!("{key} = 1\n")).unwrap();
+    }
+    let (_, _, err) = ended(folder.child(&[]));
+    assert!(err.contains("in_folder"), "{err}");
+    let mut child = folder.child(&[]);
+    child.env("EPICSERVER_CONFIG", "b.toml");
+    let (_, _, err) = ended(child);
+    assert!(err.contains("in_env"), "{err}");
+    let mut child = folder.child(&["--config", "c.toml"]);
+    child.env("EPICSERVER_CONFIG", "b.toml");
+    let (_, _, err) = ended(child);
+    assert!(err.contains("told"), "{err}");
+    let (code, _, err) = ended(folder.child(&["--config=absent.toml"]));
+    assert_eq!(code, Some(2));
+    assert!(err.contains("cannot read the configuration absent.toml"), "{err}");
+}
+
+#[test]
+fn a_program_without_arguments_runs_setup_and_ends_as_it_does() {
+    let folder = Folder::new("run");
+    let (code, out, err) = ended(folder.child(&[]));
+    assert_eq!(code, Some(0), "{err}");
+    assert!(out.contains("setup ran"));
+    let mut child = folder.child(&["run"]);
+    child.env("EPIC_TEST_FAIL", "1");
+    let (code, _, err) = ended(child);
+    assert_eq!(code, Some(1));
+    assert!(err.contains("Error: \"no luck\""), "{err}");
+}
+
+/// Starts `child`, and returns when it says that it serves.
+fn served(mut child: Process) -> (Child, BufReader<std::process::ChildStderr>) {
+    let mut child = child.spawn().unwrap();
+    let mut err = BufReader::new(child.stderr.take().unwrap());
+    let mut line = String::new();
+    while !line.starts_with("serving until") {
+        line.clear();
+        assert_ne!(err.read_line(&mut line).unwrap(), 0, "it ended before it served");
+    }
+    (child, err)
+}
+
+fn stop(child: &Child, signal: Signal) {
+    kill_process(Pid::from_child(child), signal).unwrap();
+}
+
+#[test]
+fn pr1_a_serving_node_ends_well_at_either_signal_and_never_runs_setup() {
+    let folder = Folder::new("serve");
+    for signal in [Signal::TERM, Signal::INT] {
+        let (mut child, _err) = served(folder.child(&["serve"]));
+        stop(&child, signal);
+        let status = child.wait().unwrap();
+        assert_eq!((status.code(), status.signal()), (Some(0), None));
+        let mut out = String::new();
+        child.stdout.take().unwrap().read_to_string(&mut out).unwrap();
+        assert!(!out.contains("setup ran"), "PR2");
+    }
+}
+
+#[test]
+fn pr2_under_slurm_rank_0_runs_and_the_others_serve_unless_told() {
+    let folder = Folder::new("slurm");
+    let ranked = |rank: &str, arguments: &[&str]| {
+        let mut child = folder.child(arguments);
+        child.env("SLURM_PROCID", rank);
+        child
+    };
+    let (mut child, _err) = served(ranked("3", &[]));
+    stop(&child, Signal::TERM);
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    for (rank, arguments) in [("0", &[][..]), ("3", &["run"])] {
+        let (code, out, err) = ended(ranked(rank, arguments));
+        assert_eq!(code, Some(0), "{err}");
+        assert!(out.contains("setup ran"));
+    }
+    let (code, _, err) = ended(ranked("first", &[]));
+    assert_eq!(code, Some(2));
+    assert!(err.contains("SLURM_PROCID is no rank: `first`"), "{err}");
+}
+
+#[test]
+fn arguments_are_understood_in_any_order_and_their_misuse_is_refused() {
+    let request = parse(&["--config", "a.toml", "serve"]).unwrap();
+    assert_eq!(request.program, "b");
+    assert_eq!(request.task, Task::Command(Some(Command::Serve)));
+    assert_eq!(request.config, Some(PathBuf::from("a.toml")));
+    assert_eq!(parse(&["run", "--config=a=b"]).unwrap().config, Some(PathBuf::from("a=b")));
+    assert_eq!(parse(&[]).unwrap().task, Task::Command(None));
+    for wrong in [
+        &["--config"][..],
+        &["--config="],
+        &["--config", "a", "--config", "b"],
+        &["run", "serve"],
+        &["run", "run"],
+        &["--help=yes"],
+        &["-x"],
+        &[""],
+    ] {
+        assert!(parse(wrong).is_err(), "{wrong:?}");
+    }
+    let odd = [OsString::from("p"), OsString::from_vec(vec![0xff, b'r', b'u', b'n'])];
+    assert!(Request::parse(odd.into_iter()).is_err());
+}
+
+#[test]
+fn the_command_follows_the_rank() {
+    assert_eq!(Command::by_rank(None), Ok(Command::Run));
+    assert_eq!(Command::by_rank(Some(OsStr::new("0"))), Ok(Command::Run));
+    assert_eq!(Command::by_rank(Some(OsStr::new("17"))), Ok(Command::Serve));
+    assert!(Command::by_rank(Some(OsStr::new("-1"))).is_err());
+}

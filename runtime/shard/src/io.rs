@@ -1,0 +1,593 @@
+//! The I/O endpoint: the links of a node, driven by a thread of its own or by its first shard.
+//!
+//! It owns the driver, the transports, and the machine of each link. Shards give it frames that are
+//! ready to leave and get frames that hold whole messages; it looks no further into them than to tell
+//! which shard they are for.
+//!
+//! # Invariants
+//! - **H9** No frame reaches a shard before its link is established, nor after the shard was told that
+//!   the link is down.
+//! - **H10** Of several links to one node one is kept, the same one at both ends.
+//! - **H11** The endpoint waits in the kernel only after it has looked, its sleeping flag up, at every
+//!   ring and every transport once more.
+//!
+//! # Not here
+//! What a message does; which node to dial.
+
+mod port;
+mod table;
+mod thread;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam_queue::ArrayQueue;
+use epicserver_link::driver::{Completion, Done, Driver, Form, Owner};
+use epicserver_link::{Address, Down, Event, Io, Parcel, Transport};
+use epicserver_node::LinkUp;
+use epicserver_proto::link as machine;
+use epicserver_wire::frame::Frame;
+use epicserver_wire::header::{Glance, Violation};
+use epicserver_wire::{LinkId, NodeId, Time};
+
+pub(crate) use self::port::{Outlet, Port, ToIo, port};
+use self::table::{Link, Links};
+pub(crate) use self::thread::{IoSeat, IoThread, Opening, Wiring};
+use crate::park::{Parker, Unparker};
+
+/// Entries taken from one shard's ring before the next one is looked at.
+const PORT_BATCH: usize = 64;
+/// How long closing links may take.
+const GOODBYE: Duration = Duration::from_millis(500);
+/// Orders and reports that may wait.
+const ORDERS_MAX: usize = 1024;
+
+/// Whether links are driven by a thread of their own.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum IoMode {
+    /// By a pinned thread of their own.
+    Dedicated,
+    /// By the thread of the first shard: the lowest latency.
+    Fused,
+}
+
+/// Makes the transports, on the thread that will poll them.
+pub type MakeTransports = Box<
+    dyn FnOnce(&mut Io<'_>) -> Result<Vec<Box<dyn Transport>>, epicserver_link::Refused> + Send,
+>;
+
+/// How a node reaches others.
+pub struct IoOptions {
+    /// Who drives the links.
+    pub mode: IoMode,
+    /// The form of the driver; the best that the kernel has where none is named.
+    pub driver: Option<Form>,
+    /// Who this node is, for the handshake.
+    pub identity: machine::Config,
+    /// Makes the transports.
+    pub transports: MakeTransports,
+}
+
+impl fmt::Debug for IoOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("IoOptions").field("mode", &self.mode).finish_non_exhaustive()
+    }
+}
+
+/// What the control thread wants of the endpoint.
+#[derive(Debug)]
+pub enum Order {
+    /// Reach the node at this address.
+    Dial(Address),
+    /// Say goodbye to every peer and close every link.
+    Close,
+}
+
+/// What the control thread gets to know.
+#[derive(Clone, Debug)]
+pub enum Report {
+    /// Where this node can be reached.
+    Listening(Vec<Address>),
+    /// A node can be reached.
+    Up {
+        /// Which.
+        node: NodeId,
+        /// How many shards it has.
+        shards: u16,
+    },
+    /// A node cannot be reached any more.
+    Down {
+        /// Which.
+        node: NodeId,
+        /// Why.
+        why: Down,
+    },
+    /// An address was dialled in vain.
+    Unreachable {
+        /// Which.
+        address: Address,
+        /// Why.
+        why: String,
+    },
+}
+
+/// What the endpoint and the control thread share.
+#[derive(Debug)]
+pub struct Wires {
+    orders: ArrayQueue<Order>,
+    reports: ArrayQueue<Report>,
+    unparker: Unparker,
+}
+
+impl Wires {
+    pub(crate) fn new(unparker: Unparker) -> Arc<Self> {
+        let (orders, reports) = (ArrayQueue::new(ORDERS_MAX), ArrayQueue::new(ORDERS_MAX));
+        Arc::new(Self { orders, reports, unparker })
+    }
+
+    /// Gives an order. Says `false` if too many wait already.
+    pub fn order(&self, order: Order) -> bool {
+        let given = self.orders.push(order).is_ok();
+        self.unparker.unpark();
+        given
+    }
+
+    /// The next report, if there is one.
+    #[must_use]
+    pub fn report(&self) -> Option<Report> {
+        self.reports.pop()
+    }
+
+    fn tell(&self, report: Report) {
+        // Who is so far behind sees the node's state at the next look at its links.
+        drop(self.reports.push(report));
+    }
+}
+
+/// The I/O endpoint.
+pub(crate) struct Endpoint {
+    driver: Box<dyn Driver>,
+    transports: Vec<Box<dyn Transport>>,
+    links: Links,
+    ports: Vec<Port>,
+    wires: Arc<Wires>,
+    identity: machine::Config,
+    events: Vec<Event>,
+    done: Vec<Completion>,
+    effects: Vec<machine::Effect>,
+    next_link: u32,
+}
+
+/// The owner of the bell that ends the endpoint's sleep; no transport has this number.
+const BELL: Owner = Owner(u8::MAX);
+
+impl Endpoint {
+    /// Sets up the driver and the transports.
+    pub(crate) fn open(
+        options: IoOptions,
+        ports: Vec<Port>,
+        wires: Arc<Wires>,
+        (parker, now): (&Parker, Time),
+    ) -> Result<Self, IoError> {
+        use std::os::fd::AsFd;
+        let mut driver = crate::driver::open(options.driver)?;
+        let bell = parker.as_fd().try_clone_to_owned().map_err(IoError::Bell)?;
+        driver.watch(BELL, bell).map_err(IoError::Bell)?;
+        let mut events = Vec::new();
+        let mut next_link = 0;
+        let mut io =
+            Io { now, driver: &mut *driver, events: &mut events, next_link: &mut next_link };
+        let transports = (options.transports)(&mut io)?;
+        let addresses = transports.iter().flat_map(|transport| transport.addresses()).collect();
+        wires.tell(Report::Listening(addresses));
+        Ok(Self {
+            driver,
+            transports,
+            links: Links::default(),
+            ports,
+            wires,
+            identity: options.identity,
+            events,
+            done: Vec::new(),
+            effects: Vec::new(),
+            next_link,
+        })
+    }
+
+    /// One round: takes what the kernel, the devices and the shards have, and gives them what the others
+    /// had. Says whether there was anything.
+    pub(crate) fn round(&mut self, now: Time) -> bool {
+        if let Err(error) = self.driver.poll(&mut self.done) {
+            // Without its rings the node can neither hear nor speak.
+            panic!("H6: the I/O driver failed: {error}");
+        }
+        let mut busy = self.complete(now);
+        for index in 0..self.transports.len() {
+            busy |= self.with(now, index, |transport, io| transport.poll(io));
+        }
+        busy |= self.digest(now);
+        busy |= self.obey(now);
+        busy |= self.take_parcels(now);
+        self.keep_time(now);
+        for index in 0..self.transports.len() {
+            self.with(now, index, |transport, io| transport.flush(io));
+        }
+        busy |= self.digest(now);
+        self.ports.iter_mut().for_each(Port::flush);
+        busy
+    }
+
+    fn with<R>(
+        &mut self,
+        now: Time,
+        index: usize,
+        call: impl FnOnce(&mut dyn Transport, &mut Io<'_>) -> R,
+    ) -> R {
+        let mut io = Io {
+            now,
+            driver: &mut *self.driver,
+            events: &mut self.events,
+            next_link: &mut self.next_link,
+        };
+        call(&mut *self.transports[index], &mut io)
+    }
+
+    fn complete(&mut self, now: Time) -> bool {
+        let mut done = std::mem::take(&mut self.done);
+        let mut busy = false;
+        for completion in done.drain(..) {
+            let owner = usize::from(completion.owner.0);
+            if completion.owner == BELL {
+                debug_assert!(matches!(completion.done, Done::Readable), "H11: the bell closed");
+            } else if owner < self.transports.len() {
+                busy = true;
+                self.with(now, owner, |transport, io| transport.complete(io, completion));
+            }
+        }
+        self.done = done;
+        busy
+    }
+
+    /// What the transports had to say.
+    fn digest(&mut self, now: Time) -> bool {
+        let mut busy = false;
+        while !self.events.is_empty() {
+            busy = true;
+            let mut events = std::mem::take(&mut self.events);
+            for event in events.drain(..) {
+                self.event(now, event);
+            }
+            if self.events.is_empty() {
+                self.events = events;
+            }
+        }
+        busy
+    }
+
+    fn event(&mut self, now: Time, event: Event) {
+        match event {
+            Event::Up { link, accepted, peer, slots } => {
+                let index = self.transports.iter().position(|t| t.name() == peer.scheme());
+                let transport = index.unwrap_or(0);
+                let nonce = crate::worker::random_bytes(32);
+                let nonce = nonce.try_into().unwrap_or([0; 32]);
+                let machine = machine::Link::new(self.identity.clone(), accepted, nonce, now);
+                self.links.insert(link, Link::new(transport, machine, slots));
+                self.advance(now, link, machine::Event::Up);
+            }
+            Event::Frame { link, frame } => self.frame(now, link, &frame),
+            Event::Room { link } => self.room(now, link),
+            Event::Down { link, why } => self.down(link, why),
+        }
+    }
+
+    fn advance(&mut self, now: Time, link: LinkId, event: machine::Event<'_>) {
+        let Some(entry) = self.links.get_mut(link) else { return };
+        let mut effects = std::mem::take(&mut self.effects);
+        entry.machine.handle(now, event, &mut effects);
+        for effect in effects.drain(..) {
+            self.carry_out(now, link, effect);
+        }
+        self.effects = effects;
+    }
+
+    fn carry_out(&mut self, now: Time, link: LinkId, effect: machine::Effect) {
+        match effect {
+            machine::Effect::Send { kind, payload } => {
+                let Some(entry) = self.links.get_mut(link) else { return };
+                if let Some(parcel) = entry.message(kind, &payload) {
+                    self.submit(now, link, parcel);
+                }
+            }
+            machine::Effect::Established(peer) => self.established(now, link, &peer),
+            machine::Effect::Close(why) => {
+                if let Some(entry) = self.links.get_mut(link) {
+                    entry.why = Some(why);
+                    let transport = entry.transport;
+                    self.with(now, transport, |transport, io| transport.close(io, link));
+                }
+            }
+        }
+    }
+
+    fn established(&mut self, now: Time, link: LinkId, peer: &machine::Peer) {
+        if let Some(other) = self.links.of_node(peer.node) {
+            // H10.
+            let Some(entry) = self.links.get_mut(link) else { return };
+            let keeps = machine::keeps(self.identity.node, peer.node, entry.machine.accepted());
+            let loser = if keeps { other } else { link };
+            self.close(now, loser);
+            if !keeps {
+                return;
+            }
+            self.tell_down(other, Down::Here);
+        }
+        let Some(entry) = self.links.get_mut(link) else { return };
+        entry.node = Some(peer.node);
+        let up = LinkUp {
+            link,
+            node: peer.node,
+            shards: peer.shards,
+            theirs: peer.window,
+            ours: self.identity.window,
+            slots: Arc::clone(&entry.slots),
+        };
+        for port in &mut self.ports {
+            port.put(epicserver_node::Event::LinkUp(up.clone()));
+        }
+        self.wires.tell(Report::Up { node: peer.node, shards: peer.shards });
+    }
+
+    fn close(&mut self, now: Time, link: LinkId) {
+        let Some(entry) = self.links.get_mut(link) else { return };
+        let transport = entry.transport;
+        self.with(now, transport, |transport, io| transport.close(io, link));
+    }
+
+    /// Tells the shards that a link is gone, once (**H9**).
+    fn tell_down(&mut self, link: LinkId, why: Down) {
+        let Some(node) = self.links.get_mut(link).and_then(|entry| entry.node.take()) else {
+            return;
+        };
+        for port in &mut self.ports {
+            port.put(epicserver_node::Event::LinkDown(link));
+        }
+        self.wires.tell(Report::Down { node, why });
+    }
+
+    fn down(&mut self, link: LinkId, why: Down) {
+        let said = self.links.get_mut(link).and_then(|entry| entry.why.take());
+        let established = self.links.get_mut(link).is_some_and(|entry| entry.node.is_some());
+        let why = match (&why, &said) {
+            (Down::Here, Some(machine::Closed::Silent(after))) => Down::Silent(*after),
+            (Down::Here, Some(machine::Closed::Violation(violation))) => Down::from(*violation),
+            (_, Some(machine::Closed::There)) => Down::There,
+            (_, Some(machine::Closed::Here)) => Down::Here,
+            (_, Some(closed)) => Down::Failed(closed.to_string()),
+            (_, None) => why,
+        };
+        tracing::debug!(?link, %why, "a link is down");
+        self.tell_down(link, why.clone());
+        if let Some(address) = self.links.remove(link).filter(|_| !established) {
+            self.wires.tell(Report::Unreachable { address, why: why.to_string() });
+        }
+    }
+
+    fn submit(&mut self, now: Time, link: LinkId, parcel: Parcel) {
+        let Some(entry) = self.links.get_mut(link) else { return };
+        if !entry.unsent.is_empty() {
+            return entry.unsent.push_back(parcel);
+        }
+        let transport = entry.transport;
+        let refused = self.with(now, transport, |transport, io| transport.submit(io, link, parcel));
+        if let (Err(parcel), Some(entry)) = (refused, self.links.get_mut(link)) {
+            entry.unsent.push_back(parcel);
+        }
+    }
+
+    fn room(&mut self, now: Time, link: LinkId) {
+        while let Some(entry) = self.links.get_mut(link) {
+            let Some(parcel) = entry.unsent.pop_front() else { break };
+            let transport = entry.transport;
+            let refused =
+                self.with(now, transport, |transport, io| transport.submit(io, link, parcel));
+            if let Err(parcel) = refused {
+                if let Some(entry) = self.links.get_mut(link) {
+                    entry.unsent.push_front(parcel);
+                }
+                return;
+            }
+        }
+        for port in &mut self.ports {
+            port.put(epicserver_node::Event::LinkRoom(link));
+        }
+    }
+
+    /// Gives each shard its messages, runs of them together; those of the link stay here.
+    fn frame(&mut self, now: Time, link: LinkId, frame: &Frame) {
+        let mut at = 0;
+        let mut run: Option<(usize, usize)> = None;
+        while at < frame.len() {
+            let bytes = frame.bytes();
+            let glance = Glance::at(bytes, at);
+            let Ok(glance) = glance else {
+                return self.violated(now, link, glance.err());
+            };
+            let end = glance.end;
+            let for_shard = (!glance.kind.is_of_the_link()).then(|| glance.to.index());
+            if run.is_some_and(|(shard, _)| for_shard != Some(shard)) {
+                self.give(now, link, frame, (run.take(), at));
+            }
+            match for_shard {
+                Some(shard) => run = Some(run.unwrap_or((shard, at))),
+                None => {
+                    let message = machine::Event::Message {
+                        kind: glance.kind,
+                        payload: glance.payload_of(bytes),
+                    };
+                    self.advance(now, link, message);
+                }
+            }
+            at = end;
+        }
+        self.give(now, link, frame, (run, at));
+    }
+
+    fn give(
+        &mut self,
+        now: Time,
+        link: LinkId,
+        frame: &Frame,
+        run: (Option<(usize, usize)>, usize),
+    ) {
+        let (Some((shard, start)), end) = run else { return };
+        let Some(entry) = self.links.get_mut(link) else { return };
+        entry.machine.heard(now);
+        if entry.node.is_none() {
+            // H9.
+            let early = Violation::Unexpected("a message before the handshake");
+            return self.violated(now, link, Some(early));
+        }
+        let Some(port) = self.ports.get_mut(shard) else {
+            let none = Violation::Unexpected("a message for a shard that is not");
+            return self.violated(now, link, Some(none));
+        };
+        if let Some(frame) = frame.slice(start, end) {
+            port.put(epicserver_node::Event::Packet { link, frame });
+        }
+    }
+
+    fn violated(&mut self, now: Time, link: LinkId, why: Option<Violation>) {
+        let Some(why) = why else { return };
+        tracing::warn!(?link, %why, "a peer broke the protocol");
+        if let Some(entry) = self.links.get_mut(link) {
+            entry.why = Some(machine::Closed::Violation(why));
+        }
+        self.tell_down(link, Down::from(why));
+        self.close(now, link);
+    }
+
+    fn obey(&mut self, now: Time) -> bool {
+        let mut busy = false;
+        while let Some(order) = self.wires.orders.pop() {
+            busy = true;
+            match order {
+                Order::Dial(address) => self.dial(now, address),
+                Order::Close => {
+                    for link in self.links.ids() {
+                        self.advance(now, link, machine::Event::Close);
+                    }
+                }
+            }
+        }
+        busy
+    }
+
+    fn dial(&mut self, now: Time, address: Address) {
+        let index = self.transports.iter().position(|t| t.name() == address.scheme());
+        let Some(index) = index else {
+            let why = format!("no transport here speaks `{}`", address.scheme());
+            return self.wires.tell(Report::Unreachable { address, why });
+        };
+        let link = LinkId::new(self.next_link);
+        self.next_link += 1;
+        match self.with(now, index, |transport, io| transport.dial(io, link, &address)) {
+            Ok(()) => self.links.dialling(link, address),
+            Err(refused) => {
+                self.wires.tell(Report::Unreachable { address, why: refused.to_string() });
+            }
+        }
+    }
+
+    fn take_parcels(&mut self, now: Time) -> bool {
+        let mut busy = false;
+        for index in 0..self.ports.len() {
+            for _ in 0..PORT_BATCH {
+                let Some(order) = self.ports[index].from.pop() else { break };
+                busy = true;
+                match order {
+                    ToIo::Transmit { link, head, body } => {
+                        self.submit(now, link, Parcel { head, body });
+                    }
+                    ToIo::Close { link, why } => self.violated(now, link, Some(why)),
+                }
+            }
+        }
+        busy
+    }
+
+    fn keep_time(&mut self, now: Time) {
+        while let Some(link) = self.links.due(now) {
+            self.advance(now, link, machine::Event::Time);
+        }
+    }
+
+    /// Says goodbye to every peer, and lets what was submitted leave.
+    pub(crate) fn shut_down(&mut self, now: Time) {
+        for link in self.links.ids() {
+            self.advance(now, link, machine::Event::Close);
+        }
+        let mut time = now;
+        let until = now + GOODBYE;
+        while !self.links.is_empty() && time < until {
+            self.round(time);
+            if let Err(error) = self.driver.wait(Some(Duration::from_millis(1)), &mut self.done) {
+                tracing::warn!(%error, "links were not closed in order");
+                return;
+            }
+            time = crate::worker::now();
+        }
+    }
+
+    /// When it has to go round although nothing happens.
+    pub(crate) fn deadline(&self) -> Option<Time> {
+        let transports = self.transports.iter().filter_map(|transport| transport.deadline());
+        transports.chain(self.links.deadline()).min()
+    }
+
+    /// Whether a shard has given it something.
+    pub(crate) fn has_work(&self) -> bool {
+        !self.wires.orders.is_empty()
+            || self.ports.iter().any(|port| !port.from.is_empty() || port.has_unsent())
+    }
+
+    /// Waits in the kernel for at most `timeout`, if there is still nothing to do, on behalf of the thread
+    /// whose parker this is (**H11**).
+    pub(crate) fn wait(
+        &mut self,
+        parker: &mut Parker,
+        (now, timeout): (Time, Option<Duration>),
+        has_work: impl FnOnce() -> bool,
+    ) {
+        let announced = parker.announce();
+        let mut quiet = !has_work() && !self.has_work();
+        for index in 0..self.transports.len() {
+            quiet &= self.with(now, index, |transport, io| transport.arm(io));
+        }
+        quiet &= self.events.is_empty();
+        if quiet {
+            let own = self.deadline().map(|deadline| deadline.since(now));
+            let timeout = timeout.into_iter().chain(own).min();
+            if let Err(error) = self.driver.wait(timeout, &mut self.done) {
+                panic!("H6: the I/O driver failed: {error}");
+            }
+        }
+        drop(announced);
+    }
+}
+
+/// Why a node cannot reach others.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum IoError {
+    /// There is no driver.
+    #[error(transparent)]
+    Driver(#[from] crate::driver::DriverError),
+    /// A transport cannot be set up.
+    #[error(transparent)]
+    Transport(#[from] epicserver_link::Refused),
+    /// The bell cannot be watched.
+    #[error("the driver cannot wait for the thread's own bell")]
+    Bell(#[source] std::io::Error),
+}

@@ -1,0 +1,94 @@
+//! The links of a node.
+//!
+//! # Not here
+//! What is done with them.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use epicserver_link::{Address, Parcel};
+use epicserver_proto::link as machine;
+use epicserver_wire::frame::{FrameMut, Slots};
+use epicserver_wire::header::{self, Header, Kind};
+use epicserver_wire::{LinkId, NodeId, ShardId, Time};
+
+/// One link.
+pub(crate) struct Link {
+    /// Which transport it is of.
+    pub(crate) transport: usize,
+    pub(crate) machine: machine::Link,
+    /// Where it leads, once that is proved, and as long as the shards use it.
+    pub(crate) node: Option<NodeId>,
+    pub(crate) slots: Arc<dyn Slots>,
+    /// What the transport did not take.
+    pub(crate) unsent: VecDeque<Parcel>,
+    /// Why its machine closed it.
+    pub(crate) why: Option<machine::Closed>,
+}
+
+impl Link {
+    pub(crate) fn new(transport: usize, machine: machine::Link, slots: Arc<dyn Slots>) -> Self {
+        Self { transport, machine, node: None, slots, unsent: VecDeque::new(), why: None }
+    }
+
+    /// A message of the link's own.
+    pub(crate) fn message(&self, kind: Kind, payload: &[u8]) -> Option<Parcel> {
+        let header = Header::new(kind, ShardId::new(0), ShardId::new(0));
+        let slot = Arc::clone(&self.slots).reserve();
+        // What keeps a link alive must not depend on its slots.
+        let mut frame =
+            slot.unwrap_or_else(|| FrameMut::detached(header::CORE_BYTES + payload.len() + 16));
+        header::append(&mut frame, &header, payload).then(|| Parcel::of(frame))
+    }
+}
+
+/// The links of a node, and the addresses that it dials.
+#[derive(Default)]
+pub(crate) struct Links {
+    links: BTreeMap<LinkId, Link>,
+    dialling: BTreeMap<LinkId, Address>,
+}
+
+impl Links {
+    pub(crate) fn dialling(&mut self, link: LinkId, address: Address) {
+        self.dialling.insert(link, address);
+    }
+
+    pub(crate) fn insert(&mut self, id: LinkId, link: Link) {
+        self.links.insert(id, link);
+    }
+
+    pub(crate) fn get_mut(&mut self, link: LinkId) -> Option<&mut Link> {
+        self.links.get_mut(&link)
+    }
+
+    /// The link is gone. Gives the address that was dialled for it.
+    pub(crate) fn remove(&mut self, link: LinkId) -> Option<Address> {
+        self.links.remove(&link);
+        self.dialling.remove(&link)
+    }
+
+    /// The link by which the shards reach `node`.
+    pub(crate) fn of_node(&self, node: NodeId) -> Option<LinkId> {
+        self.links.iter().find(|(_, link)| link.node == Some(node)).map(|(id, _)| *id)
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.links.is_empty()
+    }
+
+    pub(crate) fn ids(&self) -> Vec<LinkId> {
+        self.links.keys().copied().collect()
+    }
+
+    /// When the next machine wants to be told the time.
+    pub(crate) fn deadline(&self) -> Option<Time> {
+        self.links.values().filter_map(|link| link.machine.deadline()).min()
+    }
+
+    /// A link whose machine wants to be told the time now.
+    pub(crate) fn due(&self, now: Time) -> Option<LinkId> {
+        let due = |link: &Link| link.machine.deadline().is_some_and(|deadline| deadline <= now);
+        self.links.iter().find(|(_, link)| due(link)).map(|(id, _)| *id)
+    }
+}
