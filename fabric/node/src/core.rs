@@ -704,6 +704,10 @@ impl Host for Core {
     }
 
     fn spawn(&self, desk: &Desk, task: Box<dyn Running>) {
+        // The state that it would work on is gone, and its place may be another's.
+        if self.task(desk.turn().id.index(), |task| task.doomed) == Some(true) {
+            return drop(task);
+        }
         let place = desk.turn().place.index();
         let path = Path::new(desk.new_chain());
         if self.add_task(place, path, task).is_none() {

@@ -87,6 +87,7 @@ impl Joining {
                 messages: config.network.window_messages,
                 units: u16::try_from(units).unwrap_or(u16::MAX),
             },
+            offer: link::Offer::default(),
             handshake: link::HANDSHAKE,
             keep_alive: link::KEEP_ALIVE,
             silent: link::SILENT,
