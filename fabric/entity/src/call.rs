@@ -19,9 +19,9 @@ use std::time::Duration;
 
 use epicserver_wire::{CallError, ChainId, ErrorKind, Ran, Time, Token};
 
-use crate::cell::{AnyCell, cell_of};
+use crate::cell::AnyCell;
 use crate::desk::{Desk, Entry, Gateway, Pending, TurnId, current};
-use crate::entity::{Method, Mode};
+use crate::entity::{Method, Mode, typed_cell};
 use crate::envelope::{Envelope, Request};
 use crate::message::Message;
 use crate::reference::Target;
@@ -121,7 +121,7 @@ impl<M: Method> Call<M> {
         match &mut self.stage {
             Stage::AtDesk { token, .. } => {
                 if let Some(desk) = current() {
-                    desk.amend(*token, |terms| terms.timeout = Some(timeout));
+                    desk.amend(*token, |terms| terms.set_timeout(timeout));
                 }
             }
             Stage::Outside(outside) => outside.timeout = Some(timeout),
@@ -188,7 +188,7 @@ fn depart<M: Method>(
     if M::MODE == Mode::Turn {
         if desk.nest() {
             if let Some(cell) = desk.host().open(desk, request.head_mut()) {
-                let outcome = one_turn::<M>(desk, request, desk.deadline(terms), &cell);
+                let outcome = one_turn::<M>(desk, request, desk.deadline(terms), cell);
                 desk.end_token(token);
                 return Some(outcome);
             }
@@ -211,12 +211,13 @@ fn one_turn<M: Method>(
     desk: &Desk,
     request: Request,
     deadline: Time,
-    cell: &Rc<dyn AnyCell>,
+    cell: Rc<dyn AnyCell>,
 ) -> Result<M::Reply, CallError> {
-    let typed_cell = cell_of::<M::Entity>(cell);
+    let cell = typed_cell::<M::Entity>(cell);
+    let place = cell.place();
     let call = request.typed::<M>().ok_or_else(malformed)?;
-    let outer = desk.begin(TurnId::NONE, typed_cell.place(), deadline, 0);
-    let started = catch_unwind(AssertUnwindSafe(|| M::start(call, typed_cell)));
+    let outer = desk.begin(TurnId::NONE, place, deadline, 0);
+    let started = catch_unwind(AssertUnwindSafe(|| M::start(call, cell)));
     desk.end(outer);
     desk.unnest();
     match started {
@@ -227,7 +228,7 @@ fn one_turn<M: Method>(
         }
         Ok(Started::Running(_)) => Err(malformed()),
         Err(_) => {
-            desk.host().panicked(desk, cell, M::INFO);
+            desk.host().panicked(desk, place, M::INFO);
             Err(CallError::new(ErrorKind::Panicked, Ran::Yes, desk.path().chain()))
         }
     }
@@ -241,7 +242,7 @@ fn polled<M: Method>(
     entry: Entry,
 ) -> Option<Result<M::Reply, CallError>> {
     let chain = request.head().path.chain();
-    let cell = cell_of::<M::Entity>(&entry.cell);
+    let cell = typed_cell::<M::Entity>(Rc::clone(&entry.cell));
     let call = request.typed::<M>()?;
     let outcome = match catch_unwind(AssertUnwindSafe(|| M::start(call, cell))) {
         Ok(Started::Ready(..)) => unreachable!("E4: only a method of one turn is ready at once"),

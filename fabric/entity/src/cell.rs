@@ -16,7 +16,7 @@ use std::rc::Rc;
 use epicserver_wire::EntityId;
 
 use crate::At;
-use crate::entity::{Entity, typed_cell};
+use crate::entity::Entity;
 use crate::running::Activation;
 
 /// Where an activation stands in its shard's table.
@@ -163,9 +163,4 @@ impl<T: Entity> AnyCell for StateCell<T> {
         let heap = self.state.try_borrow().ok().and_then(|s| s.as_ref().map(Entity::heap_bytes));
         size_of::<Self>().saturating_add(heap.unwrap_or(0))
     }
-}
-
-/// The cell of `T` behind `cell`.
-pub(crate) fn cell_of<T: Entity>(cell: &Rc<dyn AnyCell>) -> Rc<StateCell<T>> {
-    typed_cell(Rc::clone(cell))
 }

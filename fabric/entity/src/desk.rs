@@ -95,7 +95,7 @@ pub trait Host {
     /// Where that is joins the head, as a hint for the next call.
     fn open(&self, desk: &Desk, head: &mut Head) -> Option<Rc<dyn AnyCell>>;
     /// A method of one turn that ran directly has panicked. The caller's turn goes on.
-    fn panicked(&self, desk: &Desk, cell: &Rc<dyn AnyCell>, method: &'static MethodInfo);
+    fn panicked(&self, desk: &Desk, place: Place, method: &'static MethodInfo);
     /// Lets a longer call run at once, inside its caller's turn, or says `None`: then it is
     /// submitted.
     fn enter(&self, desk: &Desk, head: &Head, method: &'static MethodInfo) -> Option<Entry>;
@@ -328,6 +328,7 @@ impl Desk {
     }
 
     /// Puts a call into the outbox.
+    #[inline(always)]
     pub(crate) fn make(&self, request: Request) -> Result<Token, Request> {
         if self.outbox.borrow().len() >= limits::OUTBOX_MAX {
             self.flush();
@@ -344,6 +345,7 @@ impl Desk {
     }
 
     /// Everything that was made up to `token` leaves, but for `token` itself, which is given.
+    #[inline(always)]
     pub(crate) fn take_made(&self, token: Token) -> Option<(Request, Terms)> {
         let made = self.tickets.borrow_mut().leave(token)?;
         while let Some(next) = self.next_made() {
@@ -357,8 +359,8 @@ impl Desk {
 
     /// When a call that leaves now is given up.
     pub(crate) fn deadline(&self, terms: Terms) -> Time {
-        let deadline = self.now() + terms.timeout.unwrap_or(limits::CALL_TIMEOUT);
-        deadline.min(self.turn.get().deadline)
+        const DEFAULT: u64 = limits::CALL_TIMEOUT.as_secs() * 1_000_000_000;
+        terms.deadline(self.now(), DEFAULT).min(self.turn.get().deadline)
     }
 
     /// Fills in who waits, for how long, and on whose behalf.
@@ -371,7 +373,7 @@ impl Desk {
                 head.path = self.path();
             }
             None => {
-                head.deadline = terms.timeout.map_or(Time::MAX, |timeout| self.now() + timeout);
+                head.deadline = terms.deadline(self.now(), u64::MAX);
                 head.caller = Caller::Nobody;
                 head.path = Path::default();
             }
@@ -430,6 +432,9 @@ impl Desk {
         let turn = self.turn.get();
         // The task's own waker needs no cloning: its id says as much.
         let own = turn.id != TurnId::NONE && cx.waker().data().addr() == turn.waker;
+        if own && self.tickets.borrow_mut().set_turn(token, turn.id) {
+            return Poll::Pending;
+        }
         let waiter = if own { Waiter::Turn(turn.id) } else { Waiter::Waker(cx.waker().clone()) };
         let before = self.tickets.borrow_mut().set_waiter(token, waiter);
         drop(before);

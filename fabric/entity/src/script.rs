@@ -127,7 +127,7 @@ impl Host for ScriptHost {
         None
     }
 
-    fn panicked(&self, _: &Desk, _: &Rc<dyn AnyCell>, _: &'static MethodInfo) {}
+    fn panicked(&self, _: &Desk, _: Place, _: &'static MethodInfo) {}
 
     fn leave(&self, _: &Desk, _: Entry) {}
 

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::time::Duration;
 
-use epicserver_wire::{Token, limits};
+use epicserver_wire::{Time, Token, limits};
 
 use crate::desk::{Pending, TurnId};
 use crate::envelope::Request;
@@ -56,12 +56,32 @@ enum Phase {
 }
 
 /// What a caller says of a call before it leaves.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Terms {
-    /// How long it wants to wait.
-    pub(crate) timeout: Option<Duration>,
+    /// How long it wants to wait, in nanoseconds; [`Terms::NO_TIMEOUT`] if it does not say.
+    timeout: u64,
     /// Whether it wants no answer.
     pub(crate) tell: bool,
+}
+
+impl Terms {
+    const NO_TIMEOUT: u64 = u64::MAX;
+    /// Of a caller that says nothing.
+    pub(crate) const DEFAULT: Self = Self { timeout: Self::NO_TIMEOUT, tell: false };
+
+    /// It wants to wait that long.
+    pub(crate) fn set_timeout(&mut self, timeout: Duration) {
+        let nanos = u64::try_from(timeout.as_nanos()).unwrap_or(Self::NO_TIMEOUT);
+        self.timeout = nanos.min(Self::NO_TIMEOUT - 1);
+    }
+
+    /// When a call made on these terms is given up, if it leaves at `now` and waits for `default` unless
+    /// it says otherwise.
+    #[inline]
+    pub(crate) fn deadline(self, now: Time, default: u64) -> Time {
+        let wait = if self.timeout == Self::NO_TIMEOUT { default } else { self.timeout };
+        Time::from_nanos(now.as_nanos().saturating_add(wait))
+    }
 }
 
 /// What a phase brings stands beside it, not in it: so that each step writes and reads a word or
@@ -74,7 +94,7 @@ struct Ticket {
     phase: Phase,
     repeats: bool,
     made: Option<Request>,
-    terms: Option<Terms>,
+    terms: Terms,
     /// The common answer stands alone: it is two words, and the others are many.
     reply: Option<Request>,
     answer: Option<Answer>,
@@ -123,7 +143,8 @@ impl Tickets {
     #[cold]
     fn grow(&mut self, phase: Phase, repeats: bool) -> Option<Token> {
         let index = u32::try_from(self.tickets.len()).ok()?;
-        let (made, terms, reply, answer) = (None, None, None, None);
+        let (made, reply, answer) = (None, None, None);
+        let terms = Terms::DEFAULT;
         let waiter = Waiter::Nobody;
         self.tickets.push(Ticket {
             generation: 0,
@@ -163,7 +184,7 @@ impl Tickets {
     /// The terms of `token`'s call, if it has not left yet.
     pub(crate) fn terms(&mut self, token: Token) -> Option<&mut Terms> {
         let ticket = self.get(token).filter(|ticket| ticket.phase == Phase::Made)?;
-        Some(ticket.terms.get_or_insert_default())
+        Some(&mut ticket.terms)
     }
 
     /// Takes the call of `token` out, if it has not left: from now on the token waits.
@@ -172,8 +193,11 @@ impl Tickets {
         let ticket = self.get(token)?;
         let request = ticket.made.take()?;
         ticket.phase = Phase::Sent;
-        let terms = if ticket.terms.is_some() { ticket.terms.take() } else { None };
-        Some((request, terms.unwrap_or_default()))
+        let terms = ticket.terms;
+        if terms != Terms::DEFAULT {
+            ticket.terms = Terms::DEFAULT;
+        }
+        Some((request, terms))
     }
 
     /// Whether `token` is out and unanswered.
@@ -250,6 +274,17 @@ impl Tickets {
         }
     }
 
+    /// Says that the task of `turn` is to be told, unless somebody else was to be: then `false`.
+    #[inline]
+    pub(crate) fn set_turn(&mut self, token: Token, turn: TurnId) -> bool {
+        let Some(ticket) = self.get(token) else { return true };
+        let bare = matches!(ticket.waiter, Waiter::Nobody | Waiter::Turn(_));
+        if bare {
+            ticket.waiter = Waiter::Turn(turn);
+        }
+        bare
+    }
+
     /// Whether somebody is parked until `token` is answered.
     #[must_use]
     pub fn is_waited(&mut self, token: Token) -> bool {
@@ -295,7 +330,7 @@ pub struct Remains {
 impl Ticket {
     #[cold]
     fn empty(&mut self) -> Remains {
-        self.terms = None;
+        self.terms = Terms::DEFAULT;
         Remains {
             made: self.made.take(),
             reply: self.reply.take(),

@@ -214,6 +214,7 @@ impl Core {
         !self.ready.borrow().is_empty()
     }
 
+    #[inline]
     pub(crate) fn push(&self, ready: Ready) {
         self.ready.borrow_mut().push_back(ready);
     }
@@ -249,6 +250,7 @@ impl Core {
 
     /// Arms the timer of `token`. A full wheel lets the token wait without one: the wheel has
     /// room for every token, so that only timers that repeat could fill it.
+    #[inline]
     pub(crate) fn arm(&self, token: Token, at: Time, timer: Timer) {
         let timer = (at != Time::MAX).then(|| self.timers.borrow_mut().insert(at, timer).ok());
         self.note(token, |note| note.timer = timer.flatten());
@@ -617,8 +619,8 @@ impl Host for Core {
         Some(cell)
     }
 
-    fn panicked(&self, desk: &Desk, cell: &Rc<dyn AnyCell>, method: &'static MethodInfo) {
-        self.reset(desk, cell.place().index(), Some(method));
+    fn panicked(&self, desk: &Desk, place: Place, method: &'static MethodInfo) {
+        self.reset(desk, place.index(), Some(method));
     }
 
     fn enter(&self, desk: &Desk, head: &Head, method: &'static MethodInfo) -> Option<Entry> {
