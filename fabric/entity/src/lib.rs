@@ -16,6 +16,8 @@ mod entity;
 mod envelope;
 mod message;
 mod reference;
+#[cfg(feature = "serde")]
+mod reference_serde;
 mod registry;
 mod running;
 mod script;

@@ -82,6 +82,8 @@ pub mod __private {
     #[cfg(feature = "test")]
     pub use epicserver_sim::{TestOptions, test};
     pub use epicserver_wire::{self as wire, rkyv};
+    #[cfg(feature = "serde")]
+    pub use serde;
 
     pub use crate::program::{Outcome, main};
 }
