@@ -12,6 +12,7 @@ use std::rc::Rc;
 use std::thread::LocalKey;
 use std::time::Duration;
 
+use epicserver_wire::frame::Part;
 use epicserver_wire::{CallError, ClassId, EntityId, EntityKey, Key, MethodId, TypeId};
 
 use crate::At;
@@ -96,7 +97,7 @@ pub enum Mode {
 }
 
 /// Reads the arguments of a call that came as bytes.
-pub type ReadCall = fn(Target, &[u8]) -> Result<Request, epicserver_wire::Malformed>;
+pub type ReadCall = fn(Target, Part<'_>) -> Result<Request, epicserver_wire::Malformed>;
 
 /// What is known of a method without its types.
 #[derive(Clone, Copy)]

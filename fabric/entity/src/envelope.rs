@@ -15,6 +15,7 @@ use std::cell::RefCell;
 use std::fmt;
 use std::rc::Rc;
 
+use epicserver_wire::frame::Part;
 use epicserver_wire::{
     CallError, EntityId, LinkId, Malformed, Out, Path, ShardId, Time, Token, Unwritten, limits,
 };
@@ -99,9 +100,9 @@ impl<M: Method> Envelope<M> {
         spare
     }
 
-    /// The call of `target` whose arguments are `bytes`.
-    pub(crate) fn read(target: Target, bytes: &[u8]) -> Result<Request, Malformed> {
-        Ok(Request::new(Self::new(&target, M::Args::decode(bytes)?)))
+    /// The call of `target` whose arguments lie in `part`.
+    pub(crate) fn read(target: Target, part: Part<'_>) -> Result<Request, Malformed> {
+        Ok(Request::new(Self::new(&target, M::Args::decode_in(part)?)))
     }
 
     /// # Panics
@@ -203,7 +204,7 @@ trait AnyEnvelope: Any + Send + fmt::Debug {
     fn encode_args_to(&self, out: &mut Out<'_>) -> Result<(), Unwritten>;
     fn encode_reply_to(&self, out: &mut Out<'_>) -> Result<(), Unwritten>;
     fn encode_reply(&self) -> Result<Vec<u8>, Malformed>;
-    fn decode_reply(&mut self, bytes: &[u8]) -> Result<(), Malformed>;
+    fn decode_reply(&mut self, part: Part<'_>) -> Result<(), Malformed>;
     fn put_reply(&mut self, reply: Box<dyn Any>) -> Result<(), &'static str>;
     fn recycle(self: Box<Self>);
 }
@@ -252,8 +253,8 @@ impl<M: Method> AnyEnvelope for Envelope<M> {
         self.reply.as_ref().ok_or(Malformed)?.encode()
     }
 
-    fn decode_reply(&mut self, bytes: &[u8]) -> Result<(), Malformed> {
-        self.reply = Some(M::Reply::decode(bytes)?);
+    fn decode_reply(&mut self, part: Part<'_>) -> Result<(), Malformed> {
+        self.reply = Some(M::Reply::decode_in(part)?);
         Ok(())
     }
 
@@ -349,12 +350,12 @@ impl Request {
         self.0.encode_reply()
     }
 
-    /// Puts in the reply whose bytes are `bytes`.
+    /// Puts in the reply that lies in `part`.
     ///
     /// # Errors
     /// [`Malformed`] if they are not those of such a reply.
-    pub fn decode_reply(&mut self, bytes: &[u8]) -> Result<(), Malformed> {
-        self.0.decode_reply(bytes)
+    pub fn decode_reply(&mut self, part: Part<'_>) -> Result<(), Malformed> {
+        self.0.decode_reply(part)
     }
 
     /// Puts in a reply.

@@ -10,7 +10,9 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use epicserver_wire::rkyv::{Archive, Serialize};
+use epicserver_wire::frame::Part;
+use epicserver_wire::rkyv::{Archive, Deserialize, Serialize};
+use epicserver_wire::view::{Reader, View};
 use epicserver_wire::{CallError, Codec, Malformed, Rkyv, Serializer, uuid::Uuid};
 
 /// A value that the codec can write and read. Implemented for whatever it supports.
@@ -32,6 +34,12 @@ pub trait Coded: Sized + Archive + for<'a> Serialize<Serializer<'a>> {
     /// # Errors
     /// [`Malformed`] if they are not those of such a value.
     fn decode(bytes: &[u8]) -> Result<Self, Malformed>;
+
+    /// The same for bytes that lie in a frame, of which views in the value keep a share.
+    ///
+    /// # Errors
+    /// [`Malformed`] if they are not those of such a value.
+    fn decode_in(part: Part<'_>) -> Result<Self, Malformed>;
 }
 
 impl<T> Coded for T
@@ -45,6 +53,10 @@ where
 
     fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
         <Rkyv as Codec<T>>::decode(bytes)
+    }
+
+    fn decode_in(part: Part<'_>) -> Result<Self, Malformed> {
+        <Rkyv as Codec<T>>::decode_in(part)
     }
 }
 
@@ -109,6 +121,19 @@ where
         match self {
             Ok(value) => value.crossed(),
             Err(error) => error.crossed(),
+        }
+    }
+}
+
+impl<T: Message> Message for View<T>
+where
+    Self: Coded,
+    T::Archived: for<'a> Deserialize<T, Reader<'a>>,
+{
+    fn crossed(&mut self) {
+        // What cannot be read holds no error that anybody could see.
+        if let Ok(value) = self.value_mut() {
+            value.crossed();
         }
     }
 }

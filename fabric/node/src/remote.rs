@@ -438,7 +438,7 @@ impl Core {
 
     fn called(&self, desk: &Desk, link: LinkId, frame: &Frame, message: Parsed) {
         let header = message.header;
-        let bytes = message.payload_of(frame.bytes());
+        let payload = message.payload_in(frame);
         let Some(callee) = message.callee else { return };
         let shard = header.from;
         let caller = match header.kind == Kind::Call {
@@ -457,7 +457,7 @@ impl Core {
             return refuse(ErrorKind::Moved);
         }
         let target = Target::new(callee.to);
-        let Ok(mut request) = (method.read)(target, bytes) else {
+        let Ok(mut request) = (method.read)(target, payload) else {
             return refuse(ErrorKind::Malformed);
         };
         if self.remote.borrow().owner(&request).is_some() {
@@ -478,7 +478,7 @@ impl Core {
         };
         let mut request = posted.request;
         let chain = request.head().path.chain();
-        match request.decode_reply(message.payload_of(frame.bytes())) {
+        match request.decode_reply(message.payload_in(frame)) {
             Ok(()) => {
                 let caller = Caller::Token { shard: self.shard_id(), token };
                 self.reply(desk, caller, request);

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use epicserver_entity::{Answer, Caller, MethodInfo, Request, Target};
 use epicserver_node::Message;
+use epicserver_wire::frame::{Frame, Part};
 use epicserver_wire::{CallError, ChainId, EntityId, ErrorKind, Path, Time, Token};
 
 use crate::mutant::Mutant;
@@ -181,7 +182,7 @@ impl Post {
 }
 
 fn read(method: &'static MethodInfo, to: &EntityId, args: &[u8], of: &Request) -> Request {
-    let copied = (method.read)(Target::new(to.clone()), args);
+    let copied = (method.read)(Target::new(to.clone()), Part::all(&Frame::copy_of(args)));
     let mut copied = copied.expect("arguments that were written can be read");
     let (head, from) = (copied.head_mut(), of.head());
     head.caller = from.caller;
@@ -191,9 +192,12 @@ fn read(method: &'static MethodInfo, to: &EntityId, args: &[u8], of: &Request) -
 }
 
 fn reply(sent: &Sent, bytes: &[u8]) -> Request {
-    let request = (sent.method.read)(Target::new(sent.to.clone()), &sent.args);
+    let request =
+        (sent.method.read)(Target::new(sent.to.clone()), Part::all(&Frame::copy_of(&sent.args)));
     let mut request = request.expect("arguments that were read once can be read again");
-    request.decode_reply(bytes).expect("replies that were written can be read");
+    request
+        .decode_reply(Part::all(&Frame::copy_of(bytes)))
+        .expect("replies that were written can be read");
     request
 }
 

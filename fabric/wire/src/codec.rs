@@ -11,7 +11,7 @@
 
 use std::fmt;
 
-use rkyv::api::high::{HighDeserializer, HighSerializer, HighValidator};
+use rkyv::api::high::{HighSerializer, HighValidator};
 use rkyv::api::serialize_using;
 use rkyv::bytecheck::CheckBytes;
 use rkyv::rancor::{self, Source as _};
@@ -21,7 +21,8 @@ use rkyv::ser::{Positional, Serializer as Parts, Writer};
 use rkyv::util::{AlignedVec, with_arena};
 use rkyv::{Archive, Deserialize, Serialize};
 
-use crate::frame::FRAME_ALIGN;
+use crate::frame::{FRAME_ALIGN, Frame, Part};
+use crate::view::{Reader, Source};
 
 /// Bytes that are not the value they were said to be.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -157,6 +158,12 @@ pub trait Codec<T> {
     /// # Errors
     /// [`Malformed`] if they are not the bytes of a `T`.
     fn decode(bytes: &[u8]) -> Result<T, Malformed>;
+
+    /// The same for bytes that lie in a frame, of which the value may keep a share.
+    ///
+    /// # Errors
+    /// [`Malformed`] if they are not the bytes of a `T`.
+    fn decode_in(part: Part<'_>) -> Result<T, Malformed>;
 }
 
 /// [rkyv](https://rkyv.org), little-endian, 32-bit pointers, aligned.
@@ -166,8 +173,8 @@ pub struct Rkyv;
 impl<T> Codec<T> for Rkyv
 where
     T: Encode,
-    T::Archived: for<'a> CheckBytes<HighValidator<'a, rancor::Error>>
-        + Deserialize<T, HighDeserializer<rancor::Error>>,
+    T::Archived:
+        for<'a> CheckBytes<HighValidator<'a, rancor::Error>> + for<'a> Deserialize<T, Reader<'a>>,
 {
     const ID: u8 = 1;
 
@@ -183,12 +190,32 @@ where
 
     fn decode(bytes: &[u8]) -> Result<T, Malformed> {
         if bytes.as_ptr().addr().is_multiple_of(FRAME_ALIGN) {
-            return rkyv::from_bytes::<T, rancor::Error>(bytes).map_err(|_| Malformed);
+            return read(bytes, None);
         }
         let mut aligned = AlignedVec::<FRAME_ALIGN>::with_capacity(bytes.len());
         aligned.extend_from_slice(bytes);
-        rkyv::from_bytes::<T, rancor::Error>(&aligned).map_err(|_| Malformed)
+        read(&aligned, None)
     }
+
+    fn decode_in(part: Part<'_>) -> Result<T, Malformed> {
+        if part.bytes().as_ptr().addr().is_multiple_of(FRAME_ALIGN) {
+            return read(part.bytes(), Some(part));
+        }
+        let copy = Frame::copy_of(part.bytes());
+        read(copy.bytes(), Some(Part::all(&copy)))
+    }
+}
+
+/// Checks `bytes`, then reads them.
+fn read<T>(bytes: &[u8], part: Option<Part<'_>>) -> Result<T, Malformed>
+where
+    T: Archive,
+    T::Archived:
+        for<'a> CheckBytes<HighValidator<'a, rancor::Error>> + for<'a> Deserialize<T, Reader<'a>>,
+{
+    let archived = rkyv::access::<T::Archived, rancor::Error>(bytes).map_err(|_| Malformed)?;
+    let mut source = Source::new(part);
+    archived.deserialize(Reader::wrap(&mut source)).map_err(|_| Malformed)
 }
 
 #[cfg(test)]

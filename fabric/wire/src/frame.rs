@@ -237,6 +237,41 @@ impl Frame {
     }
 }
 
+/// A part of a frame that takes no share of it before somebody wants to keep it.
+#[derive(Clone, Copy, Debug)]
+pub struct Part<'a> {
+    frame: &'a Frame,
+    start: usize,
+    end: usize,
+}
+
+impl<'a> Part<'a> {
+    /// The bytes from `start` to `end` of `frame`, cut to what it has.
+    #[must_use]
+    pub fn new(frame: &'a Frame, start: usize, end: usize) -> Self {
+        let end = end.min(frame.len());
+        Self { frame, start: start.min(end), end }
+    }
+
+    /// All of `frame`.
+    #[must_use]
+    pub fn all(frame: &'a Frame) -> Self {
+        Self::new(frame, 0, frame.len())
+    }
+
+    /// The bytes.
+    #[must_use]
+    pub fn bytes(self) -> &'a [u8] {
+        self.frame.bytes().get(self.start..self.end).unwrap_or(&[])
+    }
+
+    /// A share of it.
+    #[must_use]
+    pub fn share(self) -> Frame {
+        self.frame.slice(self.start, self.end).unwrap_or_else(|| Frame::copy_of(&[]))
+    }
+}
+
 impl fmt::Debug for Frame {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Frame({} bytes)", self.len())

@@ -34,7 +34,7 @@ use rkyv::ser::Positional as _;
 use rkyv::util::AlignedVec;
 
 use crate::codec::{Out, Unwritten};
-use crate::frame::{FRAME_ALIGN, FrameMut, padded};
+use crate::frame::{FRAME_ALIGN, Frame, FrameMut, Part, padded};
 use crate::limits::{CHAIN_SECTIONS_MAX, MESSAGE_BYTES_MAX};
 use crate::{ChainId, EntityId, MethodId, Path, SectionId, ShardId, Token};
 
@@ -532,6 +532,12 @@ impl Message {
     #[must_use]
     pub fn payload_of<'a>(&self, bytes: &'a [u8]) -> &'a [u8] {
         bytes.get(self.payload..self.payload + self.len).unwrap_or(&[])
+    }
+
+    /// Its payload in `frame`, from whose bytes it was parsed.
+    #[must_use]
+    pub fn payload_in<'a>(&self, frame: &'a Frame) -> Part<'a> {
+        Part::new(frame, self.payload, self.payload + self.len)
     }
 }
 

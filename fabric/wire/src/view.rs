@@ -3,13 +3,20 @@
 //! # Invariants
 //! - **W11** The bytes of a slot stay at their address, and only their owner writes them, until
 //!   the slot is dropped.
+//! - **W12** What is promised to rkyv of a pointer is what rkyv itself promised of it.
 //!
 //! # Not here
 //! Who owns a slot at which time.
 
-#![expect(unsafe_code, reason = "a trait whose promise hardware and kernels rely on")]
+#![expect(unsafe_code, reason = "memory that kernels fill, and values that lie in it")]
+
+mod archived;
+mod reader;
 
 use rkyv::util::AlignedVec;
+
+pub use archived::{ArchivedView, COPIED_BYTES_MAX, View, ViewResolver};
+pub use reader::{InFrame, Reader, Source};
 
 /// Memory that a kernel or a device may read or fill while its owner holds on to it.
 ///

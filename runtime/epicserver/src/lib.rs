@@ -37,7 +37,7 @@
 //! thread, those of tokio included. [`Script`] tests an entity's methods with no runtime at all.
 //!
 //! # Not here
-//! Other machines, stores and transports: this version is one process on one machine, and what is
+//! Stores: in this version, what is
 //! collected is forgotten.
 
 mod client;
@@ -60,6 +60,7 @@ pub use epicserver_macros::{activate, deactivate, entity, exclusive, main, memor
 pub use epicserver_shard::StartError;
 pub use epicserver_shard::idle::Mode as IdleMode;
 pub use epicserver_wire::uuid::Uuid;
+pub use epicserver_wire::view::View;
 pub use epicserver_wire::{CallError, ChainId, EntityId, ErrorKind, Progress, Ran, Time, limits};
 pub use fabric::FabricError;
 pub use node::{Builder, Node, NodeError};
@@ -70,7 +71,7 @@ pub type Result<T, E = CallError> = std::result::Result<T, E>;
 /// What a program needs: `use epicserver::prelude::*;`.
 pub mod prelude {
     pub use crate::{
-        At, CallError, Client, Cx, ErrorKind, Node, Pool, Ran, Ref, Result, Uuid, activate,
+        At, CallError, Client, Cx, ErrorKind, Node, Pool, Ran, Ref, Result, Uuid, View, activate,
         deactivate, entity, exclusive, memory, message,
     };
 }

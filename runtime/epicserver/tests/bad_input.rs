@@ -192,6 +192,7 @@ fn a_method_that_is_not_registered_is_not_found() {
 
 #[test]
 fn arguments_of_hostile_bytes_are_malformed() {
+    use epicserver::__private::wire::frame::{Frame, Part};
     use epicserver::__private::{Coded, Entity, Target};
 
     let put = &Shelf::METHODS[0];
@@ -206,25 +207,29 @@ fn arguments_of_hostile_bytes_are_malformed() {
     });
     for bytes in shortened.chain(changed) {
         // Some of these are other names; none of them does harm.
-        if let Ok(request) = (put.read)(shelf(), &bytes) {
+        if let Ok(request) = (put.read)(shelf(), Part::all(&Frame::copy_of(&bytes))) {
             assert!(request.args::<(String,)>().is_some());
         }
     }
     for malformed in [&[][..], &[1, 2, 3], &[0x80; 64]] {
-        assert!((put.read)(shelf(), malformed).is_err(), "{malformed:?}");
+        assert!(
+            (put.read)(shelf(), Part::all(&Frame::copy_of(malformed))).is_err(),
+            "{malformed:?}"
+        );
     }
     let hold = Shelf::METHODS.iter().find(|method| method.name == "hold").unwrap();
-    assert!((hold.read)(shelf(), &[1, 2, 3]).is_err());
-    assert!((hold.read)(shelf(), &[]).is_err());
+    assert!((hold.read)(shelf(), Part::all(&Frame::copy_of(&[1, 2, 3]))).is_err());
+    assert!((hold.read)(shelf(), Part::all(&Frame::copy_of(&[]))).is_err());
 }
 
 #[test]
 fn arguments_that_were_written_are_read_again() {
+    use epicserver::__private::wire::frame::{Frame, Part};
     use epicserver::__private::{Coded, Entity, Target};
 
     let bytes = ("book".to_owned(),).encode().unwrap();
     let target = Target::new(Ref::id(&Ref::<Shelf>::of("x")).clone());
-    let request = (Shelf::METHODS[0].read)(target, &bytes).unwrap();
+    let request = (Shelf::METHODS[0].read)(target, Part::all(&Frame::copy_of(&bytes))).unwrap();
     assert_eq!(request.args::<(String,)>(), Some(&("book".to_owned(),)));
 }
 

@@ -58,7 +58,12 @@ fn nodes(config: &Config) -> Vec<Node> {
     };
     let starting: Vec<_> = (0..config.fabric.nodes).map(|_| start()).collect();
     let started = starting.into_iter().map(|thread| thread.join());
-    started.map(|node| node.unwrap().unwrap_or_else(|error| panic!("{error}"))).collect()
+    started
+        .map(|node| match node {
+            Ok(node) => node.unwrap_or_else(|error| panic!("{error}")),
+            Err(cause) => std::panic::resume_unwind(cause),
+        })
+        .collect()
 }
 
 /// Where each of `keys` is, as `node` finds it.
@@ -66,11 +71,11 @@ fn places(node: &Node, keys: std::ops::Range<u64>) -> Vec<(u64, u32)> {
     let asked = node.run(async move |pool| {
         let mut places = Vec::new();
         for key in keys {
-            places.push(pool.get::<Spot>(key).here().await.unwrap());
+            places.push(pool.get::<Spot>(key).here().await?);
         }
-        places
+        Ok::<_, CallError>(places)
     });
-    asked.unwrap()
+    asked.unwrap_or_else(|error| panic!("{error}")).unwrap_or_else(|error| panic!("{error}"))
 }
 
 #[test]
@@ -96,7 +101,7 @@ fn echoes(config: &Config) {
     let nodes = nodes(config);
     let done = nodes[0].run(async |pool: Pool| {
         for size in SIZES {
-            let bytes: Vec<u8> = (0..size).map(|i| u8::try_from(i % 251).unwrap()).collect();
+            let bytes: Vec<u8> = (0..=250).cycle().take(size).collect();
             for key in 0..4 {
                 let back = pool.get::<Spot>(key).echo(bytes.clone()).await?;
                 assert!(back == bytes, "{size} bytes come back as they went");
@@ -104,7 +109,7 @@ fn echoes(config: &Config) {
         }
         Ok::<(), CallError>(())
     });
-    done.unwrap().unwrap();
+    assert!(matches!(done, Ok(Ok(()))), "{done:?}");
     nodes.into_iter().for_each(|node| assert!(node.stop()));
 }
 
