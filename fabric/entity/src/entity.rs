@@ -18,6 +18,7 @@ use epicserver_wire::{CallError, ClassId, EntityId, EntityKey, Key, MethodId, Ty
 use crate::At;
 use crate::cell::{AnyCell, StateCell};
 use crate::envelope::{Envelope, Pool, Request};
+use crate::form::Form;
 use crate::message::{Coded, Message};
 use crate::reference::Target;
 use crate::running::{Activation, Started};
@@ -112,6 +113,8 @@ pub struct MethodInfo {
     pub mode: Mode,
     /// Makes a call of bytes.
     pub read: ReadCall,
+    /// The hash of what it takes and gives.
+    pub form: fn() -> u64,
 }
 
 impl MethodInfo {
@@ -119,7 +122,14 @@ impl MethodInfo {
     #[must_use]
     pub const fn of<M: Method>() -> Self {
         let entity = <M::Entity as EntityType>::NAME;
-        Self { entity, name: M::NAME, id: M::ID, mode: M::MODE, read: Envelope::<M>::read }
+        Self {
+            entity,
+            name: M::NAME,
+            id: M::ID,
+            mode: M::MODE,
+            read: Envelope::<M>::read,
+            form: Form::of_method::<M::Args, M::Reply>,
+        }
     }
 }
 

@@ -14,6 +14,7 @@ mod cx;
 mod desk;
 mod entity;
 mod envelope;
+mod form;
 mod message;
 mod reference;
 #[cfg(feature = "serde")]
@@ -34,6 +35,7 @@ pub use entity::{
     Calls, Entity, EntityType, Method, MethodInfo, Mode, NewState, ReadCall, TypeInfo, entity_id,
 };
 pub use envelope::{Caller, Envelope, Head, Pool as MethodPool, Request};
+pub use form::{Form, Part, UnknownPart};
 pub use message::{Coded, Message};
 pub use reference::{Pool, Ref, Target};
 pub use registry::{Registry, RegistryError};

@@ -15,6 +15,8 @@ use epicserver_wire::rkyv::{Archive, Deserialize, Serialize};
 use epicserver_wire::view::{Reader, View};
 use epicserver_wire::{CallError, Codec, Malformed, Rkyv, Serializer, uuid::Uuid};
 
+use crate::form::Form;
+
 /// A value that the codec can write and read. Implemented for whatever it supports.
 ///
 /// What the codec asks is a supertrait, so that a type it does not know gets one error, not two.
@@ -69,10 +71,22 @@ pub trait Message: Coded + Send + 'static {
     /// Called when the value is handed to a caller as a reply: each error inside is turned into
     /// one whose handler ran (I5). `#[message]` writes it.
     fn crossed(&mut self) {}
+
+    /// Writes what its bytes are made of. Nodes with different forms of a method do not call each other
+    /// by it; a type that does not say is taken on trust. `#[message]` writes it.
+    fn form(form: &mut Form) {
+        form.unknown();
+    }
 }
 
 macro_rules! plain_messages {
-    ($($plain:ty),* $(,)?) => {$(impl Message for $plain {})*};
+    ($($plain:ty),* $(,)?) => {$(
+        impl Message for $plain {
+            fn form(form: &mut Form) {
+                form.word(stringify!($plain));
+            }
+        }
+    )*};
 }
 
 plain_messages!(
@@ -100,6 +114,10 @@ impl Message for CallError {
     fn crossed(&mut self) {
         *self = (*self).crossed();
     }
+
+    fn form(form: &mut Form) {
+        form.word("CallError");
+    }
 }
 
 impl<T: Message> Message for Option<T>
@@ -110,6 +128,10 @@ where
         if let Some(inner) = self {
             inner.crossed();
         }
+    }
+
+    fn form(form: &mut Form) {
+        form.of("Option", &[T::form]);
     }
 }
 
@@ -122,6 +144,10 @@ where
             Ok(value) => value.crossed(),
             Err(error) => error.crossed(),
         }
+    }
+
+    fn form(form: &mut Form) {
+        form.of("Result", &[T::form, E::form]);
     }
 }
 
@@ -136,10 +162,14 @@ where
             value.crossed();
         }
     }
+
+    fn form(form: &mut Form) {
+        T::form(form);
+    }
 }
 
 macro_rules! sequences {
-    ($($sequence:ty),*) => {$(
+    ($($sequence:ty: $name:literal),*) => {$(
         impl<T: Message> Message for $sequence
         where
             Self: Coded,
@@ -147,11 +177,15 @@ macro_rules! sequences {
             fn crossed(&mut self) {
                 self.iter_mut().for_each(Message::crossed);
             }
+
+            fn form(form: &mut Form) {
+                form.of($name, &[T::form]);
+            }
         }
     )*};
 }
 
-sequences!(Vec<T>, VecDeque<T>, Box<[T]>);
+sequences!(Vec<T>: "Vec", VecDeque<T>: "VecDeque", Box<[T]>: "Slice");
 
 impl<T: Message, const N: usize> Message for [T; N]
 where
@@ -159,6 +193,12 @@ where
 {
     fn crossed(&mut self) {
         self.iter_mut().for_each(Message::crossed);
+    }
+
+    fn form(form: &mut Form) {
+        form.word("[");
+        T::form(form);
+        form.word(&format!(";{N}]"));
     }
 }
 
@@ -169,6 +209,10 @@ where
     fn crossed(&mut self) {
         self.as_mut().crossed();
     }
+
+    fn form(form: &mut Form) {
+        form.of("Box", &[T::form]);
+    }
 }
 
 impl<K: Message + Ord, V: Message> Message for BTreeMap<K, V>
@@ -178,9 +222,20 @@ where
     fn crossed(&mut self) {
         self.values_mut().for_each(Message::crossed);
     }
+
+    fn form(form: &mut Form) {
+        form.of("BTreeMap", &[K::form, V::form]);
+    }
 }
 
-impl<K: Message + Ord> Message for BTreeSet<K> where Self: Coded {}
+impl<K: Message + Ord> Message for BTreeSet<K>
+where
+    Self: Coded,
+{
+    fn form(form: &mut Form) {
+        form.of("BTreeSet", &[K::form]);
+    }
+}
 
 macro_rules! tuples {
     ($($name:ident . $index:tt),*) => {
@@ -190,6 +245,15 @@ macro_rules! tuples {
         {
             fn crossed(&mut self) {
                 $(self.$index.crossed();)*
+            }
+
+            fn form(form: &mut Form) {
+                form.word("(");
+                $(
+                    $name::form(form);
+                    form.word(",");
+                )*
+                form.word(")");
             }
         }
     };

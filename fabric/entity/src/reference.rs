@@ -21,6 +21,7 @@ use epicserver_wire::{EntityId, IntoKey, Malformed};
 use crate::cell::Place;
 use crate::desk::Gateway;
 use crate::entity::{Calls, Entity, entity_id};
+use crate::form::Form;
 use crate::message::Message;
 
 /// Whom a reference names: the id, a hint where its activation was, and for references that a
@@ -138,7 +139,12 @@ impl<T: Entity> fmt::Debug for Ref<T> {
     }
 }
 
-impl<T: Entity> Message for Ref<T> {}
+impl<T: Entity> Message for Ref<T> {
+    fn form(form: &mut Form) {
+        form.word("Ref ");
+        form.word(T::NAME);
+    }
+}
 
 impl<T: Entity> Archive for Ref<T> {
     type Archived = ArchivedVec<u8>;

@@ -78,6 +78,11 @@ impl Registry {
         self.methods.get(&id).copied()
     }
 
+    /// Every method, by id.
+    pub fn methods(&self) -> impl Iterator<Item = &'static MethodInfo> {
+        self.methods.values().copied()
+    }
+
     /// Every type, by id.
     pub fn entities(&self) -> impl Iterator<Item = &TypeInfo> {
         self.types.values()

@@ -2,6 +2,7 @@
 //!
 //! # Invariants
 //! - **I5** The `crossed` that is written here visits every field.
+//! - **M6** A field that is no message is refused by `crossed` alone, so that there is one error.
 //!
 //! # Not here
 //! Which standard types are messages.
@@ -12,13 +13,13 @@ use syn::ext::IdentExt;
 use syn::parse::ParseStream;
 use syn::spanned::Spanned;
 use syn::{
-    Data, DataEnum, DeriveInput, Error, Field, GenericParam, Ident, Member, Path, Result, Variant,
-    WhereClause, parse_quote,
+    Data, DataEnum, DeriveInput, Error, Field, Fields, GenericParam, Ident, Member, Path, Result,
+    Variant, WhereClause, parse_quote,
 };
 
 use crate::options::{Attribute, Errors, default_home, home, serde_derives};
 use crate::stored;
-use crate::types::{attributes_called, mentions};
+use crate::types::{attributes_called, mentions, shown};
 
 const MESSAGE: Attribute = Attribute { name: "message", options: &["serde", "crate"] };
 
@@ -71,11 +72,13 @@ fn message(item: &DeriveInput, home: &Path) -> TokenStream {
     let (parameters, arguments, _) = item.generics.split_for_impl();
     let bounds = bounds(item, home);
     let crossed = crossed(item, home);
+    let form = form(item, home);
     quote! {
         #(#cfgs)*
         #[automatically_derived]
         impl #parameters #home::Message for #ident #arguments #bounds {
             #crossed
+            #form
         }
     }
 }
@@ -164,4 +167,50 @@ fn call(field: &Field, home: &Path, place: &TokenStream) -> TokenStream {
     let span = field.ty.span().resolved_at(Span::call_site());
     let crossed = quote_spanned!(span=> #home::Message::crossed);
     quote_spanned!(span=> #crossed(#place);)
+}
+
+/// What the bytes of a message are made of: its fields in order, or those of each variant.
+fn form(item: &DeriveInput, home: &Path) -> TokenStream {
+    let name = item.ident.unraw().to_string();
+    let parts = match &item.data {
+        Data::Struct(data) => form_fields(&data.fields, home),
+        Data::Enum(data) => {
+            let variants = data.variants.iter().map(|variant| {
+                let cfgs = attributes_called(&variant.attrs, &["cfg"]);
+                let name = variant.ident.unraw().to_string();
+                let fields = form_fields(&variant.fields, home);
+                quote!(#(#cfgs)* { form.word(#name); form.word("{"); #fields form.word("},"); })
+            });
+            quote!(#(#variants)*)
+        }
+        Data::Union(_) => TokenStream::new(),
+    };
+    quote! {
+        fn form(form: &mut #home::Form) {
+            #[allow(unused_imports)]
+            use #home::UnknownPart as _;
+            #[allow(unused_variables)]
+            form.named::<Self>(#name, |form| {
+                #parts
+            });
+        }
+    }
+}
+
+fn form_fields(fields: &Fields, home: &Path) -> TokenStream {
+    let parts = fields.iter().zip(fields.members()).map(|(field, member)| {
+        let cfgs = attributes_called(&field.attrs, &["cfg"]);
+        let name = match &member {
+            Member::Named(name) => name.unraw().to_string(),
+            Member::Unnamed(index) => index.index.to_string(),
+        };
+        let ty = &field.ty;
+        if is_crossed(field) {
+            return quote!(#(#cfgs)* #home::Part::<#ty>::new().write(form, #name););
+        }
+        let attributes = attributes_called(&field.attrs, &["rkyv"]);
+        let text = shown(&quote!(#(#attributes)* #ty));
+        quote!(#(#cfgs)* form.foreign(#name, #text);)
+    });
+    quote!(#(#parts)*)
 }

@@ -18,7 +18,8 @@ use epicserver_proto::session::Window;
 use epicserver_wire::frame::{Frame, Slots};
 use epicserver_wire::header::{Credit, Header, Kind, Message as Parsed, Violation};
 use epicserver_wire::{
-    CallError, ChainId, Codec, ErrorKind, LinkId, NodeId, Ran, Rkyv, ShardId, Time, Token, limits,
+    CallError, ChainId, Codec, ErrorKind, LinkId, MethodId, NodeId, Ran, Rkyv, ShardId, Time,
+    Token, limits,
 };
 
 use crate::Effect;
@@ -41,6 +42,8 @@ pub struct LinkUp {
     pub ours: Window,
     /// Where the slots for it come from.
     pub slots: Arc<dyn Slots>,
+    /// Methods that the two nodes have in different forms, in order: they do not call each other by them.
+    pub differing: Arc<[MethodId]>,
 }
 
 struct Peer {
@@ -453,6 +456,9 @@ impl Core {
         };
         let method = entity.methods.iter().find(|method| method.id == header.method_id());
         let Some(method) = method else { return refuse(ErrorKind::UnknownMethod) };
+        if self.differs(link, method.id) {
+            return refuse(ErrorKind::Malformed);
+        }
         if callee.to.shard(self.config.shards) != self.shard_id() {
             return refuse(ErrorKind::Moved);
         }
@@ -489,6 +495,11 @@ impl Core {
                 self.complete(desk, token, Answer::Failed(error));
             }
         }
+    }
+
+    fn differs(&self, link: LinkId, method: MethodId) -> bool {
+        let mut remote = self.remote.borrow_mut();
+        remote.by_link(link).is_some_and(|(_, link)| link.differs(method))
     }
 
     fn take_sent(&self, link: LinkId, token: Token) -> Option<Sent> {

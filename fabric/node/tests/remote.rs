@@ -6,7 +6,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 use epicserver_entity as __private;
-use epicserver_entity::{At, Cx, Pool, Ref, Registry, TurnId};
+use epicserver_entity::{At, Cx, Entity as _, Pool, Ref, Registry, TurnId};
 use epicserver_macros::{entity, exclusive};
 use epicserver_node::{Config, Effect, Event, LinkUp, RootTask, Shard, WakeSink};
 use epicserver_proto::Directory;
@@ -14,7 +14,7 @@ use epicserver_proto::session::Window;
 use epicserver_wire::frame::{Frame, FrameMut, Slots};
 use epicserver_wire::header::Glance;
 use epicserver_wire::view::Slot;
-use epicserver_wire::{CallError, ErrorKind, LinkId, NodeId, Ran, ShardId, Time};
+use epicserver_wire::{CallError, ErrorKind, LinkId, MethodId, NodeId, Ran, ShardId, Time};
 
 #[entity(key = u64, crate = __paths)]
 #[derive(Default)]
@@ -127,6 +127,8 @@ struct Pair {
     cut: bool,
     violations: Vec<String>,
     now: Time,
+    /// Methods that each node believes the other to have in another form.
+    differing: [Vec<MethodId>; 2],
 }
 
 impl Pair {
@@ -134,7 +136,8 @@ impl Pair {
         let nodes = vec![Node::new(11), Node::new(22)];
         let wires = [VecDeque::new(), VecDeque::new()];
         let now = Time::from_nanos(1_000);
-        let mut pair = Self { nodes, wires, cut: false, violations: Vec::new(), now };
+        let differing = [Vec::new(), Vec::new()];
+        let mut pair = Self { nodes, wires, cut: false, violations: Vec::new(), now, differing };
         let directory = Arc::new(Directory::of(pair.nodes.iter().map(|node| node.id)));
         for at in 0..2 {
             let me = pair.nodes[at].id;
@@ -156,6 +159,7 @@ impl Pair {
                 theirs: WINDOW,
                 ours: WINDOW,
                 slots: Arc::new(Heap),
+                differing: self.differing[at].clone().into(),
             };
             self.tell(at, || Event::LinkUp(up.clone()));
         }
@@ -283,6 +287,23 @@ fn a_call_to_an_entity_of_another_node_runs_there_and_its_reply_comes_back() {
     assert_eq!(pair.remote_calls(), 1);
     let there: u32 = pair.nodes[1].shards.iter().map(|shard| shard.activations().0).sum();
     assert_eq!(there, 1);
+}
+
+#[test]
+fn a_method_that_two_nodes_have_in_different_forms_is_refused_by_either_and_the_others_go_on() {
+    for believer in 0..2 {
+        let mut pair = Pair::new();
+        let key = pair.key(1);
+        let add = Echo::METHODS.iter().find(|method| method.name == "add").expect("it is there");
+        pair.differing[believer] = vec![add.id];
+        pair.join();
+        let got = pair.run(async move |pool| {
+            let echo = pool.get::<Echo>(key);
+            let refused = echo.add(5, Vec::new()).await.expect_err("its form differs");
+            (refused.kind(), refused.ran(), echo.seen().await)
+        });
+        assert_eq!(got, (ErrorKind::Malformed, Ran::No, Ok(Vec::new())));
+    }
 }
 
 #[test]

@@ -109,6 +109,7 @@ impl Net {
             theirs: self.window,
             ours: self.window,
             slots: Arc::new(Pool { bytes: self.slot_bytes, free: AtomicU32::new(self.slots) }),
+            differing: Arc::new([]),
         }
     }
 

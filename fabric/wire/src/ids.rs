@@ -25,6 +25,12 @@ const fn name_hash(domain: u8, first: &str, second: &str) -> u64 {
     xxh3_64(&bytes)
 }
 
+/// The hash of what a method takes and gives, written as a text.
+#[must_use]
+pub fn form_hash(text: &str) -> u64 {
+    xxh3_64(text.as_bytes())
+}
+
 #[expect(clippy::cast_possible_truncation, reason = "the low bits of a hash are its short form")]
 const fn low32(hash: u64) -> u32 {
     hash as u32

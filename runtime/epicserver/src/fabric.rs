@@ -21,6 +21,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use epicserver_entity::{MethodInfo, Registry};
 use epicserver_link::driver::{Form, Owner};
 use epicserver_link::{Address, Down, Transport};
 use epicserver_proto::Directory;
@@ -71,8 +72,13 @@ pub(crate) struct Joining {
 }
 
 impl Joining {
-    /// Gets ready to join the fabric of `config`: `shards` is how many shards this node has.
-    pub(crate) fn new(config: &Config, shards: u16) -> Result<(Self, IoOptions), FabricError> {
+    /// Gets ready to join the fabric of `config` with a node of so many shards that serves what is in
+    /// `registry`.
+    pub(crate) fn new(
+        config: &Config,
+        shards: u16,
+        registry: &Registry,
+    ) -> Result<(Self, IoOptions), FabricError> {
         let run_dir = config.runtime.run_dir.as_deref();
         let discovery = Discovery::open(run_dir, &config.fabric.name)?;
         let key = key::of(config, discovery.path())?;
@@ -87,7 +93,7 @@ impl Joining {
                 messages: config.network.window_messages,
                 units: u16::try_from(units).unwrap_or(u16::MAX),
             },
-            offer: link::Offer::default(),
+            offer: link::Offer { schemas: schemas_of(registry), ..link::Offer::default() },
             handshake: link::HANDSHAKE,
             keep_alive: link::KEEP_ALIVE,
             silent: link::SILENT,
@@ -114,6 +120,12 @@ impl Joining {
     pub(crate) fn origin(&self) -> u32 {
         u32::try_from(self.node.as_u64() >> 40).unwrap_or(0)
     }
+}
+
+/// What peers are told of the methods here.
+fn schemas_of(registry: &Registry) -> link::Schemas {
+    let schema = |method: &MethodInfo| link::Schema { method: method.id, hash: (method.form)() };
+    link::Schemas::of(registry.methods().map(schema))
 }
 
 /// Threads of their own only where there are CPUs to spare.

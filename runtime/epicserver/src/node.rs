@@ -125,10 +125,11 @@ impl Builder {
     /// # Errors
     /// [`NodeError`].
     pub fn start(self) -> Result<Node, NodeError> {
-        let (joining, io) = self.joining()?.unzip();
+        let registry = Arc::new(self.registry.clone()?);
+        let (joining, io) = self.joining(&registry)?.unzip();
         let options = Options {
             shards: self.shards,
-            registry: Arc::new(self.registry?),
+            registry,
             idle_mode: self.idle_mode,
             memory_bytes_max: self.memory_bytes_max,
             idle: self.idle,
@@ -143,13 +144,13 @@ impl Builder {
         Ok(Node { host, fabric })
     }
 
-    fn joining(&self) -> Result<Option<(Joining, IoOptions)>, NodeError> {
+    fn joining(&self, registry: &Registry) -> Result<Option<(Joining, IoOptions)>, NodeError> {
         let config = &self.config;
         if config.fabric.nodes < 2 && config.network.seeds.is_empty() {
             return Ok(None);
         }
         let shards = Host::shards_of(self.shards)?;
-        Ok(Some(Joining::new(config, shards)?))
+        Ok(Some(Joining::new(config, shards, registry)?))
     }
 }
 

@@ -325,6 +325,11 @@ impl Endpoint {
         }
         let Some(entry) = self.links.get_mut(link) else { return };
         entry.node = Some(peer.node);
+        let differing = self.identity.offer.schemas.differing(&peer.offer.schemas);
+        if !differing.is_empty() {
+            let (node, count) = (peer.node, differing.len());
+            tracing::warn!(%node, count, "a node has methods in another form; calls by them are refused");
+        }
         let up = LinkUp {
             link,
             node: peer.node,
@@ -332,6 +337,7 @@ impl Endpoint {
             theirs: peer.window,
             ours: self.identity.window,
             slots: Arc::clone(&entry.slots),
+            differing: differing.into(),
         };
         for port in &mut self.ports {
             port.put(epicserver_node::Event::LinkUp(up.clone()));

@@ -17,8 +17,8 @@ use epicserver_proto::transfers::{self, Chunk};
 use epicserver_wire::frame::{Frame, FrameMut, Slots};
 use epicserver_wire::header::{self, Credit, Header, Kind, Opened, Violation};
 use epicserver_wire::{
-    CallError, ChainId, EntityId, ErrorKind, LinkId, Out, Path, Ran, ShardId, Time, Token,
-    Unwritten, limits,
+    CallError, ChainId, EntityId, ErrorKind, LinkId, MethodId, Out, Path, Ran, ShardId, Time,
+    Token, Unwritten, limits,
 };
 
 use crate::{Effect, LinkUp};
@@ -85,6 +85,7 @@ pub(crate) struct Link {
     pub(crate) id: LinkId,
     me: ShardId,
     slots: Arc<dyn Slots>,
+    differing: Arc<[MethodId]>,
     pub(crate) session: Session,
     open: Option<FrameMut>,
     lanes: Vec<VecDeque<Posted>>,
@@ -107,6 +108,7 @@ impl Link {
             id: up.link,
             me,
             slots: Arc::clone(&up.slots),
+            differing: Arc::clone(&up.differing),
             session: Session::new(shards, up.theirs, up.ours),
             open: None,
             lanes: (0..shards).map(|_| VecDeque::new()).collect(),
@@ -131,6 +133,11 @@ impl Link {
     /// How many calls may not leave yet.
     pub(crate) fn waiting(&self) -> usize {
         self.waiting
+    }
+
+    /// Whether the peer has `method` in another form than this node.
+    pub(crate) fn differs(&self, method: MethodId) -> bool {
+        !self.differing.is_empty() && self.differing.binary_search(&method).is_ok()
     }
 
     fn lane_of(&self, to: &EntityId) -> ShardId {
@@ -186,6 +193,9 @@ impl Link {
         posted: Posted,
         out: &mut Vec<Effect>,
     ) -> Option<Left> {
+        if self.differs(posted.request.method().id) {
+            return Some(Left::Refused(posted));
+        }
         let head = posted.request.head();
         let kind = if posted.token.is_some() { Kind::Call } else { Kind::Tell };
         let left = (head.deadline != Time::MAX).then(|| head.deadline.since(now));

@@ -57,6 +57,13 @@ impl Schemas {
         ours.zip(theirs).map(|(ours, theirs)| ours == theirs).or(same)
     }
 
+    /// The methods that both list and have in different forms, in order.
+    #[must_use]
+    pub fn differing(&self, other: &Self) -> Vec<MethodId> {
+        let ours = self.listed.iter().map(|schema| schema.method);
+        ours.filter(|method| self.agree(other, *method) == Some(false)).collect()
+    }
+
     fn hash_of(&self, method: MethodId) -> Option<u64> {
         let at = self.listed.binary_search_by_key(&method, |schema| schema.method).ok()?;
         self.listed.get(at).map(|schema| schema.hash)
@@ -138,6 +145,7 @@ mod tests {
         assert_eq!(ours.agree(&theirs, MethodId::from_u32(1)), Some(true));
         assert_eq!(ours.agree(&theirs, MethodId::from_u32(2)), Some(false));
         assert_eq!(ours.agree(&theirs, MethodId::from_u32(3)), None);
+        assert_eq!(ours.differing(&theirs), [MethodId::from_u32(2)]);
     }
 
     #[test]
