@@ -15,7 +15,7 @@ struct Leaf {
 #[derive(Debug)]
 enum Tree {
     Leaf(Leaf),
-    Node { left: Box<Tree>, right: Option<Box<Tree>> },
+    Node { left: Box<Self>, right: Option<Box<Self>> },
     Gone,
 }
 
