@@ -6,13 +6,18 @@
 //! # Not here
 //! Transports: they see the trait alone.
 
+mod bell;
 mod buffers;
 mod epoll;
 mod sockets;
 
 use std::io;
+use std::net::SocketAddr;
+use std::os::fd::AsFd;
 
-use epicserver_link::driver::{Driver, Form};
+use epicserver_link::driver::{Driver, Form, SocketAddress};
+use rustix::io::Errno;
+use rustix::net::{SocketAddrUnix, connect};
 
 /// Why there is no driver.
 #[derive(Debug, thiserror::Error)]
@@ -41,4 +46,13 @@ pub fn open(form: Option<Form>) -> Result<Box<dyn Driver>, DriverError> {
     let driver = driver.map_err(|source| DriverError::Unavailable { form, source })?;
     tracing::info!(%form, "driver");
     Ok(driver)
+}
+
+fn connect_to(socket: &impl AsFd, to: &SocketAddress) -> Result<(), Errno> {
+    match to {
+        SocketAddress::Inet(SocketAddr::V4(address)) => connect(socket, address),
+        SocketAddress::Inet(SocketAddr::V6(address)) => connect(socket, address),
+        SocketAddress::Unix(path) => connect(socket, &SocketAddrUnix::new(path.as_path())?),
+        SocketAddress::Tipc(..) => Err(Errno::AFNOSUPPORT),
+    }
 }

@@ -10,11 +10,9 @@
 //! # Not here
 //! Where a message ends.
 
-use std::io;
-use std::net::SocketAddr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::io::{self, IoSlice};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::time::Duration;
 
 use epicserver_link::Parcel;
@@ -22,15 +20,16 @@ use epicserver_link::driver::{
     Completion, Counters, Done, Driver, Form, Handle, Owner, Receive, SocketAddress, Wake,
 };
 use epicserver_wire::frame::{FRAME_ALIGN, Frame};
-use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
+use rustix::event::{Timespec, epoll};
 use rustix::io::Errno;
 use rustix::net::{
-    RecvFlags, SendAncillaryBuffer, SendFlags, SocketAddrUnix, SocketFlags, accept_with, connect,
-    recv, sendmsg, sockopt,
+    RecvFlags, SendAncillaryBuffer, SendFlags, SocketFlags, accept_with, recv, sendmsg, sockopt,
 };
 
+use super::bell::Bell;
 use super::buffers::Buffers;
-use super::sockets::{Role, Sending, Socket, Sockets};
+use super::connect_to;
+use super::sockets::{PIECES_MAX, Role, Sending, Sockets};
 
 /// Rounds in which a socket that was read is read again without asking epoll.
 const HOT_ROUNDS: u32 = 4096;
@@ -45,27 +44,29 @@ const EVENTS_MAX: usize = 256;
 /// What epoll names the bell by; no handle is so high.
 const BELL: u64 = u64::MAX;
 
-struct Bell {
-    eventfd: OwnedFd,
-    asleep: AtomicBool,
-}
-
-impl Wake for Bell {
-    #[expect(clippy::host_endian_bytes, reason = "an eventfd's count is in the host's order")]
-    fn wake(&self) {
-        fence(Ordering::SeqCst);
-        if self.asleep.load(Ordering::Relaxed) && self.asleep.swap(false, Ordering::SeqCst) {
-            // It cannot fail: the count is far from its end.
-            let _written = rustix::io::write(&self.eventfd, &1_u64.to_ne_bytes());
-        }
-    }
+/// One descriptor.
+struct Socket {
+    fd: OwnedFd,
+    owner: Owner,
+    role: Role,
+    sending: Sending,
+    /// Bytes received so far.
+    received: u64,
+    /// The kernel may have something to read.
+    readable: bool,
+    /// The kernel may take something.
+    writable: bool,
+    /// The peer has ended: what is left is read, and the end.
+    ended: bool,
+    /// It is closed once all is sent.
+    closing: bool,
 }
 
 /// The epoll form of a driver.
 pub(super) struct Epoll {
     epoll: OwnedFd,
     bell: Arc<Bell>,
-    sockets: Sockets,
+    sockets: Sockets<Socket>,
     buffers: Buffers,
     /// Sockets with something to send that the kernel may take.
     dirty: Vec<Handle>,
@@ -80,12 +81,12 @@ pub(super) struct Epoll {
 impl Epoll {
     pub(super) fn open() -> io::Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        let eventfd = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        let bell = Bell::open()?;
         let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;
-        epoll::add(&epoll, &eventfd, epoll::EventData::new_u64(BELL), flags)?;
+        epoll::add(&epoll, &bell, epoll::EventData::new_u64(BELL), flags)?;
         Ok(Self {
             epoll,
-            bell: Arc::new(Bell { eventfd, asleep: AtomicBool::new(false) }),
+            bell: Arc::new(bell),
             sockets: Sockets::default(),
             buffers: Buffers::default(),
             dirty: Vec::new(),
@@ -163,9 +164,7 @@ impl Epoll {
     fn changed(&mut self, event: epoll::Event, done: &mut Vec<Completion>) {
         let (data, flags) = (event.data.u64(), event.flags);
         if data == BELL {
-            let mut count = [0; 8];
-            // What was read is of no interest, nor is that nothing was there.
-            let _read = rustix::io::read(&self.bell.eventfd, &mut count);
+            // Nobody reads it: each ring of it is told once.
             return;
         }
         let Ok(handle) = u32::try_from(data).map(Handle) else { return };
@@ -336,16 +335,23 @@ impl Epoll {
             if socket.sending.is_empty() || !socket.writable {
                 break;
             }
-            let mut pieces = Vec::with_capacity(super::sockets::PIECES_MAX);
-            socket.sending.pieces(&mut pieces);
+            let Role::Connected(receive) = socket.role else { break };
+            let mut pieces = [IoSlice::new(&[]); PIECES_MAX];
+            let mut count = 0;
+            for (slot, piece) in pieces.iter_mut().zip(socket.sending.pieces(receive)) {
+                *slot = IoSlice::new(piece);
+                count += 1;
+            }
+            let pieces = pieces.get(..count).unwrap_or_default();
             let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
             self.counters.calls += 1;
-            let sent = sendmsg(&socket.fd, &pieces, &mut SendAncillaryBuffer::default(), flags);
-            drop(pieces);
+            let sent = sendmsg(&socket.fd, pieces, &mut SendAncillaryBuffer::default(), flags);
             match sent {
                 Ok(bytes) => {
                     self.counters.sent += bytes as u64;
-                    whole += socket.sending.advance(bytes);
+                    let taken = socket.sending.take(bytes);
+                    socket.sending.free(taken);
+                    whole += taken;
                 }
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => socket.writable = false,
@@ -436,11 +442,9 @@ impl Driver for Epoll {
     fn wait(&mut self, timeout: Option<Duration>, done: &mut Vec<Completion>) -> io::Result<()> {
         self.write_all(done);
         self.read_all(done);
-        self.bell.asleep.store(true, Ordering::SeqCst);
-        fence(Ordering::SeqCst);
-        let nothing = done.is_empty() && self.readable.is_empty();
+        let nothing = done.is_empty() && self.readable.is_empty() && self.bell.sleep();
         let looked = self.look(if nothing { timeout } else { Some(Duration::ZERO) }, done);
-        self.bell.asleep.store(false, Ordering::SeqCst);
+        self.bell.awake();
         looked?;
         self.read_all(done);
         self.write_all(done);
@@ -455,14 +459,5 @@ impl Driver for Epoll {
         let mut counters = self.counters;
         counters.starved = self.buffers.starved;
         counters
-    }
-}
-
-fn connect_to(socket: &impl AsFd, to: &SocketAddress) -> Result<(), Errno> {
-    match to {
-        SocketAddress::Inet(SocketAddr::V4(address)) => connect(socket, address),
-        SocketAddress::Inet(SocketAddr::V6(address)) => connect(socket, address),
-        SocketAddress::Unix(path) => connect(socket, &SocketAddrUnix::new(path.as_path())?),
-        SocketAddress::Tipc(..) => Err(Errno::AFNOSUPPORT),
     }
 }

@@ -4,11 +4,9 @@
 //! System calls.
 
 use std::collections::VecDeque;
-use std::io::IoSlice;
-use std::os::fd::OwnedFd;
 
 use epicserver_link::Parcel;
-use epicserver_link::driver::{Handle, Owner, Receive};
+use epicserver_link::driver::{Handle, Receive};
 use epicserver_wire::frame::Frame;
 
 /// Handles of one driver.
@@ -31,38 +29,23 @@ pub(super) enum Role {
     Watched,
 }
 
-/// One descriptor.
-pub(super) struct Socket {
-    pub(super) fd: OwnedFd,
-    pub(super) owner: Owner,
-    pub(super) role: Role,
-    pub(super) sending: Sending,
-    /// Bytes received so far.
-    pub(super) received: u64,
-    /// The kernel may have something to read.
-    pub(super) readable: bool,
-    /// The kernel may take something.
-    pub(super) writable: bool,
-    /// The peer has ended: what is left is read, and the end.
-    pub(super) ended: bool,
-    /// It is closed once all is sent.
-    pub(super) closing: bool,
-}
-
-/// Parcels that wait for the kernel, in order.
+/// Parcels that wait for the kernel, in order, behind those that it has but may still read.
 #[derive(Default)]
 pub(super) struct Sending {
     parcels: VecDeque<Parcel>,
-    /// Bytes of the first one that the kernel has.
+    /// Parcels at the front that the kernel has taken whole.
+    taken: usize,
+    /// Bytes that it has taken of the one behind them.
     gone: usize,
 }
 
 impl Sending {
+    /// Whether the kernel has taken everything.
     pub(super) fn is_empty(&self) -> bool {
-        self.parcels.is_empty()
+        self.taken == self.parcels.len()
     }
 
-    /// Takes `parcel` unless too many wait.
+    /// Takes in `parcel` unless too many are here.
     pub(super) fn push(&mut self, parcel: Parcel) -> Result<(), Parcel> {
         if self.parcels.len() >= PARCELS_MAX {
             return Err(parcel);
@@ -71,51 +54,63 @@ impl Sending {
         Ok(())
     }
 
-    /// What is to be sent next, in pieces.
-    pub(super) fn pieces<'a>(&'a self, pieces: &mut Vec<IoSlice<'a>>) {
+    /// What is to be sent next, in at most [`PIECES_MAX`] pieces: a packet is one parcel.
+    pub(super) fn pieces(&self, receive: Receive) -> impl Iterator<Item = &[u8]> {
+        let parcels = match receive {
+            Receive::Stream => PIECES_MAX,
+            Receive::Packets => 1,
+        };
         let mut skip = self.gone;
-        for parcel in &self.parcels {
-            let body = parcel.body.as_ref().map_or(&[][..], Frame::bytes);
-            for piece in [parcel.head.bytes(), body] {
-                let from = skip.min(piece.len());
-                skip -= from;
-                if from < piece.len() {
-                    pieces.push(IoSlice::new(&piece[from..]));
-                }
-            }
-            if pieces.len() + 2 > PIECES_MAX {
-                return;
-            }
-        }
+        let parcels = self.parcels.iter().skip(self.taken).take(parcels);
+        let pieces = parcels.flat_map(|parcel| {
+            [parcel.head.bytes(), parcel.body.as_ref().map_or(&[][..], Frame::bytes)]
+        });
+        let left = pieces.map(move |piece| {
+            let from = skip.min(piece.len());
+            skip -= from;
+            piece.get(from..).unwrap_or_default()
+        });
+        left.filter(|piece| !piece.is_empty()).take(PIECES_MAX)
     }
 
-    /// The kernel has taken so many bytes more. Says how many parcels it has whole.
-    pub(super) fn advance(&mut self, bytes: usize) -> usize {
+    /// The kernel has taken so many bytes more. Says how many parcels that makes whole.
+    pub(super) fn take(&mut self, bytes: usize) -> usize {
         self.gone += bytes;
-        let mut whole = 0;
-        while let Some(first) = self.parcels.front() {
+        let before = self.taken;
+        while let Some(first) = self.parcels.get(self.taken) {
             let len = first.len();
             if self.gone < len {
                 break;
             }
             self.gone -= len;
-            whole += 1;
-            self.parcels.pop_front();
+            self.taken += 1;
         }
-        whole
+        self.taken - before
+    }
+
+    /// The kernel does not read the first `parcels` of those it has taken any more.
+    pub(super) fn free(&mut self, parcels: usize) {
+        let parcels = parcels.min(self.taken);
+        self.taken -= parcels;
+        drop(self.parcels.drain(..parcels));
     }
 }
 
 /// The sockets of a driver, by handle.
-#[derive(Default)]
-pub(super) struct Sockets {
-    slots: Vec<(u16, Option<Socket>)>,
+pub(super) struct Sockets<S> {
+    slots: Vec<(u16, Option<S>)>,
     free: Vec<u16>,
 }
 
-impl Sockets {
+impl<S> Default for Sockets<S> {
+    fn default() -> Self {
+        Self { slots: Vec::new(), free: Vec::new() }
+    }
+}
+
+impl<S> Sockets<S> {
     /// Takes in a socket; `None` if there are too many.
-    pub(super) fn insert(&mut self, socket: Socket) -> Option<Handle> {
+    pub(super) fn insert(&mut self, socket: S) -> Option<Handle> {
         let index = match self.free.pop() {
             Some(index) => index,
             None if self.slots.len() < HANDLES_MAX => {
@@ -124,19 +119,19 @@ impl Sockets {
             }
             None => return None,
         };
-        let slot = &mut self.slots[usize::from(index)];
+        let slot = self.slots.get_mut(usize::from(index))?;
         slot.1 = Some(socket);
-        Some(Handle(u32::from(slot.0) << 16 | u32::from(index)))
+        Some(handle(slot.0, index))
     }
 
-    pub(super) fn get(&mut self, handle: Handle) -> Option<&mut Socket> {
+    pub(super) fn get(&mut self, handle: Handle) -> Option<&mut S> {
         let (generation, index) = (handle.0 >> 16, handle.0 & 0xffff);
         let slot = self.slots.get_mut(index as usize)?;
         // K1.
         slot.1.as_mut().filter(|_| u32::from(slot.0) == generation)
     }
 
-    pub(super) fn remove(&mut self, handle: Handle) -> Option<Socket> {
+    pub(super) fn remove(&mut self, handle: Handle) -> Option<S> {
         self.get(handle)?;
         let index = handle.0 & 0xffff;
         let slot = self.slots.get_mut(index as usize)?;
@@ -144,6 +139,17 @@ impl Sockets {
         self.free.extend(u16::try_from(index));
         slot.1.take()
     }
+
+    /// The handles of all of them.
+    pub(super) fn handles(&self) -> Vec<Handle> {
+        let slots = (0..=u16::MAX).zip(&self.slots);
+        let taken = slots.filter(|(_, slot)| slot.1.is_some());
+        taken.map(|(index, slot)| handle(slot.0, index)).collect()
+    }
+}
+
+fn handle(generation: u16, index: u16) -> Handle {
+    Handle(u32::from(generation) << 16 | u32::from(index))
 }
 
 #[cfg(test)]
@@ -163,13 +169,19 @@ mod tests {
         for len in [32, 16] {
             sending.push(parcel(len)).unwrap();
         }
-        assert_eq!(sending.advance(20), 0);
-        let mut pieces = Vec::new();
-        sending.pieces(&mut pieces);
-        assert_eq!(pieces.iter().map(|piece| piece.len()).collect::<Vec<_>>(), [12, 16]);
-        assert_eq!(sending.advance(12), 1);
-        assert_eq!(sending.advance(16), 1);
+        assert_eq!(sending.take(20), 0);
+        let lens = |sending: &Sending, receive| {
+            sending.pieces(receive).map(<[u8]>::len).collect::<Vec<_>>()
+        };
+        assert_eq!(lens(&sending, Receive::Stream), [12, 16]);
+        assert_eq!(lens(&sending, Receive::Packets), [12]);
+        assert_eq!(sending.take(12), 1);
+        assert_eq!(lens(&sending, Receive::Stream), [16]);
+        assert_eq!(sending.take(16), 1);
         assert!(sending.is_empty());
+        assert_eq!(sending.parcels.len(), 2);
+        sending.free(2);
+        assert!(sending.parcels.is_empty());
     }
 
     #[test]
