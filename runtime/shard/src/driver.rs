@@ -10,6 +10,8 @@ mod bell;
 mod buffers;
 mod epoll;
 mod sockets;
+#[expect(unsafe_code, reason = "the kernel reads and writes memory by its address")]
+mod uring;
 
 use std::io;
 use std::net::SocketAddr;
@@ -33,19 +35,30 @@ pub enum DriverError {
     },
 }
 
-/// Opens the best driver that the kernel has, or the one of `form`. Says in the log which it is.
+/// Opens the driver of `form`, or the best that the kernel has: io_uring, and epoll where it is too old or
+/// forbids the other. Says in the log which it is, and why not the other.
 ///
 /// # Errors
 /// [`DriverError::Unavailable`].
 pub fn open(form: Option<Form>) -> Result<Box<dyn Driver>, DriverError> {
-    let form = form.unwrap_or(Form::Epoll);
+    let driver = match form {
+        Some(form) => open_form(form),
+        None => open_form(Form::Uring).or_else(|error| {
+            let why = std::error::Error::source(&error).map(ToString::to_string);
+            tracing::info!(why, "{error}, which is faster");
+            open_form(Form::Epoll)
+        }),
+    }?;
+    tracing::info!(form = %driver.form(), "driver");
+    Ok(driver)
+}
+
+fn open_form(form: Form) -> Result<Box<dyn Driver>, DriverError> {
     let driver = match form {
         Form::Epoll => epoll::Epoll::open().map(|driver| Box::new(driver) as Box<dyn Driver>),
-        Form::Uring => Err(io::Error::from(io::ErrorKind::Unsupported)),
+        Form::Uring => uring::Uring::open().map(|driver| Box::new(driver) as Box<dyn Driver>),
     };
-    let driver = driver.map_err(|source| DriverError::Unavailable { form, source })?;
-    tracing::info!(%form, "driver");
-    Ok(driver)
+    driver.map_err(|source| DriverError::Unavailable { form, source })
 }
 
 fn connect_to(socket: &impl AsFd, to: &SocketAddress) -> Result<(), Errno> {

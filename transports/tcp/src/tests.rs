@@ -128,6 +128,8 @@ fn read(frame: &Frame) -> Vec<(u8, usize)> {
 fn each(run: impl Fn(Form, &str)) {
     run(Form::Epoll, "127.0.0.1:0");
     run(Form::Epoll, "[::1]:0");
+    run(Form::Uring, "127.0.0.1:0");
+    run(Form::Uring, "[::1]:0");
 }
 
 #[test]

@@ -19,7 +19,9 @@ pub(super) const BUFFERS_MAX: usize = 256;
 /// The buffers of one driver, those that were used last at the end.
 #[derive(Default)]
 pub(super) struct Buffers {
-    all: Vec<Arc<Shared>>,
+    here: Vec<Arc<Shared>>,
+    /// **K3**.
+    made: usize,
     /// Times that none was free.
     pub(super) starved: u64,
 }
@@ -29,21 +31,20 @@ impl Buffers {
     /// there is none (**K3**).
     pub(super) fn take(&mut self) -> Option<Arc<Shared>> {
         let free = |buffer: &mut Arc<Shared>| Arc::get_mut(buffer).is_some();
-        if let Some(at) = self.all.iter_mut().rposition(free) {
-            return Some(self.all.swap_remove(at));
+        if let Some(at) = self.here.iter_mut().rposition(free) {
+            return Some(self.here.swap_remove(at));
         }
-        if self.all.len() < BUFFERS_MAX {
+        if self.made < BUFFERS_MAX {
+            self.made += 1;
             return Some(Shared::kept(BUFFER_BYTES));
         }
         self.starved += 1;
         None
     }
 
-    /// The buffer is filled, or was not needed.
+    /// A buffer that was taken is filled, or was not needed.
     pub(super) fn give(&mut self, buffer: Arc<Shared>) {
-        if self.all.len() < BUFFERS_MAX {
-            self.all.push(buffer);
-        }
+        self.here.push(buffer);
     }
 }
 
