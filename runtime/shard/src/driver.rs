@@ -10,6 +10,8 @@ mod bell;
 mod buffers;
 mod epoll;
 mod sockets;
+#[cfg(test)]
+mod tests;
 #[expect(unsafe_code, reason = "the kernel reads and writes memory by its address")]
 mod uring;
 
