@@ -10,6 +10,7 @@ mod watch;
 use std::net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use epicserver_link::Parcel;
@@ -185,20 +186,59 @@ fn tcp() -> (TcpStream, TcpStream) {
     tcp_at(SocketAddr::from(([127, 0, 0, 1], 0)))
 }
 
-/// Byte `at` of every stream here.
-fn byte(at: usize) -> u8 {
-    u8::try_from((at ^ (at >> 8) ^ (at >> 16)) & 0xff).unwrap()
+/// What every stream here says over and over: of a prime length, so that no part that is lost, doubled
+/// or moved goes unseen.
+static STREAM: LazyLock<Vec<u8>> = LazyLock::new(|| {
+    let byte = |at: u32| at.wrapping_mul(0x9e37_79b1).to_le_bytes()[3];
+    (0..131_071).map(byte).collect()
+});
+
+/// The bytes of a stream from `from` on, in pieces.
+fn stream(from: usize) -> impl Iterator<Item = &'static [u8]> {
+    let first = &STREAM[from % STREAM.len()..];
+    std::iter::once(first).chain(std::iter::repeat(&STREAM[..]))
 }
 
-/// The bytes of a stream from `from` on.
+/// `len` bytes of a stream from `from` on.
 fn bytes(from: usize, len: usize) -> Vec<u8> {
-    (from..from + len).map(byte).collect()
+    let mut bytes = Vec::with_capacity(len);
+    for piece in stream(from) {
+        let left = len - bytes.len();
+        bytes.extend_from_slice(&piece[..left.min(piece.len())]);
+        if bytes.len() == len {
+            break;
+        }
+    }
+    bytes
+}
+
+/// Whether `bytes` are those of a stream from `from` on.
+fn is_stream(bytes: &[u8], from: usize) -> bool {
+    let mut left = bytes;
+    for piece in stream(from) {
+        let (now, later) = left.split_at(left.len().min(piece.len()));
+        if now != &piece[..now.len()] {
+            return false;
+        }
+        left = later;
+        if left.is_empty() {
+            break;
+        }
+    }
+    true
 }
 
 fn parcel(from: usize, len: usize) -> Parcel {
     let mut head = FrameMut::detached(len);
     assert!(head.extend(&bytes(from, len)));
     Parcel::of(head)
+}
+
+#[test]
+fn the_stream_of_these_tests_shows_what_is_lost() {
+    assert!(is_stream(&bytes(131_060, 300_000), 131_060));
+    assert!(!is_stream(&bytes(16, 100), 0));
+    assert!(!is_stream(&bytes(65_536, 100), 0));
 }
 
 #[test]
