@@ -6,6 +6,8 @@
 //! # Not here
 //! What the bytes mean beyond where a message ends; who the peer is; any concrete transport.
 
+#[cfg(any(test, feature = "conformance"))]
+pub mod conformance;
 pub mod driver;
 pub mod pool;
 mod transport;
