@@ -263,8 +263,9 @@ impl Transport for Tcp {
     }
 
     fn close(&mut self, io: &mut Io<'_>, link: LinkId) {
-        if let Some(link) = self.links.get_mut(&link) {
-            link.why.get_or_insert(Down::Here);
+        let Some(link) = self.links.get_mut(&link) else { return };
+        if link.why.is_none() {
+            link.why = Some(Down::Here);
             link.until = Some(io.now + LINGER);
             io.driver.close(link.handle, true);
         }
