@@ -2,13 +2,15 @@
 //!
 //! # Invariants
 //! - **P1** A pool makes at most its number of slots, and each is either in it or lent.
+//! - **P2** Who is refused is told of room: either it finds a slot at a second look, or the one that came
+//!   home since then finds that somebody was refused.
 //!
 //! # Not here
 //! Memory that a device must know: a transport that needs it lends its own slots.
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
 
 use crossbeam_queue::ArrayQueue;
 use epicserver_wire::frame::{FrameMut, Slots, heap_slot};
@@ -64,7 +66,9 @@ impl Slots for HeapPool {
         if made >= self.free.capacity() {
             self.made.fetch_sub(1, Ordering::Relaxed);
             self.starved.store(true, Ordering::Relaxed);
-            return None;
+            fence(Ordering::SeqCst);
+            // P2: a slot that came home before this was said is seen here; of a later one, others will hear.
+            return self.free.pop().map(|slot| FrameMut::new(slot, self));
         }
         let slot = heap_slot(self.slot_bytes);
         Some(FrameMut::new(slot, self))
@@ -73,6 +77,8 @@ impl Slots for HeapPool {
     fn give_back(&self, slot: Box<dyn Slot>) {
         // P1: there is room for each slot that was made.
         drop(self.free.push(slot));
+        // P2: whoever asks from now on whether somebody was refused sees those who did not find it.
+        fence(Ordering::SeqCst);
     }
 }
 

@@ -175,6 +175,17 @@ impl Tcp {
         io.events.push(Event::Down { link: id, why });
     }
 
+    /// Slots may come home without having been sent: unused, or from another thread.
+    fn say_room(&mut self, io: &mut Io<'_>) -> bool {
+        let before = io.events.len();
+        for (id, link) in self.links.iter_mut().filter(|(_, link)| link.up) {
+            if link.slots.has_room_again() {
+                io.events.push(Event::Room { link: *id });
+            }
+        }
+        io.events.len() > before
+    }
+
     fn has_room(&mut self, io: &mut Io<'_>, id: LinkId) {
         if let Some(link) = self.links.get_mut(&id)
             && (link.slots.has_room_again() | std::mem::take(&mut link.refused))
@@ -250,7 +261,7 @@ impl Transport for Tcp {
             link.why.get_or_insert(Down::Silent(DIAL));
             io.driver.close(link.handle, false);
         }
-        false
+        self.say_room(io)
     }
 
     fn arm(&mut self, _: &mut Io<'_>) -> bool {
