@@ -8,6 +8,8 @@
 //!   at a time.
 //! - **R2** A socket that was given ends in exactly one [`Done::Closed`], after its last bytes.
 //! - **R3** [`Driver::wait`] returns at once if [`Wake::wake`] was called since it returned last.
+//! - **R4** What was sent on a socket that is closed in order reaches a peer that reads, though that peer
+//!   is sending.
 //!
 //! # Not here
 //! Where a message ends.
@@ -137,7 +139,9 @@ pub trait Driver {
     /// Gives it back if so many parcels of the socket wait that no more may, or it is not there.
     fn send(&mut self, handle: Handle, parcel: Parcel) -> Result<(), Parcel>;
 
-    /// Closes a socket: what was given to it is sent first if `flush`. [`Done::Closed`] follows.
+    /// Closes a socket. If `flush`, in order: what was given to it is sent, then the peer is told that this
+    /// was all, and what it still sends is received until it ends too; who does not want to wait for that
+    /// any longer closes it again without. [`Done::Closed`] follows.
     fn close(&mut self, handle: Handle, flush: bool);
 
     /// Submits what was given, and takes what is done. Does not block.

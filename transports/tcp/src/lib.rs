@@ -169,7 +169,7 @@ impl Tcp {
         self.gone = add(self.gone, link.framing.counters);
         let why = link.why.unwrap_or_else(|| match error {
             None => Down::There,
-            Some(error) if error.kind() == io::ErrorKind::ConnectionReset => Down::There,
+            Some(error) if is_the_peers(error.kind()) => Down::There,
             Some(error) => Down::Failed(error.to_string()),
         });
         io.events.push(Event::Down { link: id, why });
@@ -300,6 +300,12 @@ fn add(a: Counters, b: Counters) -> Counters {
 
 fn address_of(address: SocketAddr) -> Address {
     Address::new(SCHEME, &address.to_string())
+}
+
+/// Whether a connection fails so when the peer closes it, or its process ends.
+fn is_the_peers(error: io::ErrorKind) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset};
+    [ConnectionReset, ConnectionAborted, BrokenPipe].contains(&error)
 }
 
 fn listener(address: SocketAddr) -> io::Result<Socket> {

@@ -6,6 +6,9 @@
 //! # Invariants
 //! - **K4** A socket is taken for unreadable or unwritable only after the kernel has said so, since
 //!   each change is told once.
+//! - **K5** When nothing can be sent any more, what has come is still read, to its end.
+//! - **K6** A socket that is closed in order is read until its peer has ended too: if bytes came that nobody
+//!   reads, the kernel would reset the connection, and drop what it had taken to be sent.
 //!
 //! # Not here
 //! Where a message ends.
@@ -23,7 +26,8 @@ use epicserver_wire::frame::{FRAME_ALIGN, Frame};
 use rustix::event::{Timespec, epoll};
 use rustix::io::Errno;
 use rustix::net::{
-    RecvFlags, SendAncillaryBuffer, SendFlags, SocketFlags, accept_with, recv, sendmsg, sockopt,
+    RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown, SocketFlags, accept_with, recv, sendmsg,
+    shutdown, sockopt,
 };
 
 use super::bell::Bell;
@@ -60,6 +64,12 @@ struct Socket {
     ended: bool,
     /// It is closed once all is sent.
     closing: bool,
+    /// It is closed in order: the peer has to end too.
+    flush: bool,
+    /// The peer was told that nothing more is sent.
+    shut: bool,
+    /// Why nothing can be sent any more.
+    failed: Option<Errno>,
 }
 
 /// The epoll form of a driver.
@@ -113,6 +123,9 @@ impl Epoll {
             writable: connected,
             ended: false,
             closing: false,
+            flush: false,
+            shut: false,
+            failed: None,
         };
         let full = || io::Error::from(Errno::NFILE);
         let handle = self.sockets.insert(socket).ok_or_else(full)?;
@@ -275,8 +288,9 @@ impl Epoll {
             Ok((len, _)) => len,
             Err(error) => {
                 self.buffers.give(buffer);
+                let failed = socket.failed;
                 return match error {
-                    Errno::AGAIN => Ok(false),
+                    Errno::AGAIN => failed.map_or(Ok(false), Err),
                     Errno::INTR => Ok(true),
                     error => Err(error),
                 };
@@ -284,7 +298,8 @@ impl Epoll {
         };
         if len == 0 {
             self.buffers.give(buffer);
-            self.closed(handle, None, done);
+            let failed = socket.failed.map(io::Error::from);
+            self.closed(handle, failed, done);
             return Ok(false);
         }
         self.counters.received += len as u64;
@@ -355,7 +370,7 @@ impl Epoll {
                 }
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => socket.writable = false,
-                Err(error) => return self.closed(handle, Some(error.into()), done),
+                Err(error) => self.failed(handle, error),
             }
         }
         if whole > 0 {
@@ -364,10 +379,33 @@ impl Epoll {
         self.close_if_done(handle, done);
     }
 
+    /// Nothing more can be sent. What the peer has sent before is still read (**K5**).
+    fn failed(&mut self, handle: Handle, error: Errno) {
+        if let Some(socket) = self.sockets.get(handle) {
+            socket.sending = Sending::default();
+            socket.failed = Some(error);
+            socket.ended = true;
+            // Nobody is left to be told.
+            socket.shut = true;
+        }
+        self.may_read(handle);
+    }
+
     fn close_if_done(&mut self, handle: Handle, done: &mut Vec<Completion>) {
-        let over = |socket: &mut Socket| socket.closing && socket.sending.is_empty();
-        if self.sockets.get(handle).is_some_and(over) {
+        let Some(socket) = self.sockets.get(handle) else { return };
+        if !socket.closing || !socket.sending.is_empty() {
+            return;
+        }
+        let in_order = socket.flush && matches!(socket.role, Role::Connected(_));
+        if !in_order {
             self.closed(handle, None, done);
+        } else if !std::mem::replace(&mut socket.shut, true) {
+            // K6.
+            self.counters.calls += 1;
+            match shutdown(&socket.fd, Shutdown::Write) {
+                Ok(()) => self.may_read(handle),
+                Err(error) => self.closed(handle, Some(error.into()), done),
+            }
         }
     }
 }
@@ -407,7 +445,8 @@ impl Driver for Epoll {
     }
 
     fn send(&mut self, handle: Handle, parcel: Parcel) -> Result<(), Parcel> {
-        let Some(socket) = self.sockets.get(handle).filter(|socket| !socket.closing) else {
+        let open = |socket: &&mut Socket| !socket.closing && socket.failed.is_none();
+        let Some(socket) = self.sockets.get(handle).filter(open) else {
             return Err(parcel);
         };
         let was_empty = socket.sending.is_empty();
@@ -421,6 +460,7 @@ impl Driver for Epoll {
     fn close(&mut self, handle: Handle, flush: bool) {
         let Some(socket) = self.sockets.get(handle) else { return };
         socket.closing = true;
+        socket.flush = flush;
         if !flush {
             socket.sending = Sending::default();
         }
