@@ -134,18 +134,28 @@ pub fn names() -> impl Iterator<Item = &'static str> {
     BEHAVIOURS.iter().map(|(name, _)| *name)
 }
 
-/// Shows that `subject` has the behaviour called `name`. What cannot be had on this machine is said in `Err`, and
-/// skipped aloud; it fails if the environment has `EPIC_REQUIRE_ALL`.
+/// Why there is no subject, for people.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Lacks {
+    /// This machine lacks what it needs: skipped aloud, and a failure where the environment has
+    /// `EPIC_REQUIRE_ALL`.
+    Machine(String),
+    /// Nobody has written it: skipped aloud.
+    Code(String),
+}
+
+/// Shows that `subject` has the behaviour called `name`, or says aloud that there is none.
 ///
 /// # Panics
 /// If it has not.
-pub fn run<S: Subject>(subject: Result<S, String>, name: &str) {
+pub fn run<S: Subject>(subject: Result<S, Lacks>, name: &str) {
     let Some((_, behaviour)) = BEHAVIOURS.iter().find(|(known, _)| *known == name) else {
         panic!("there is no behaviour called {name}");
     };
     match subject {
         Ok(subject) => behaviour(&subject),
-        Err(why) => {
+        Err(Lacks::Code(why)) => skip(name, &why),
+        Err(Lacks::Machine(why)) => {
             assert!(std::env::var_os("EPIC_REQUIRE_ALL").is_none(), "{name} cannot run: {why}");
             skip(name, &why);
         }
@@ -158,7 +168,7 @@ fn skip(name: &str, why: &str) {
 }
 
 /// Makes a module with a test of each behaviour: `conformance!(mod tcp, subject())`, where `subject()` is a
-/// `Result` of a [`Subject`](crate::conformance::Subject) and of why there is none here.
+/// `Result` of a [`Subject`](crate::conformance::Subject) and of what [it lacks](crate::conformance::Lacks).
 #[macro_export]
 macro_rules! conformance {
     (mod $name:ident, $subject:expr) => {

@@ -45,6 +45,16 @@ impl End {
         self.with(|tcp, io| tcp.poll(io));
     }
 
+    fn until<R>(&mut self, mut is: impl FnMut(&mut Self) -> Option<R>) -> R {
+        for _ in 0..20_000 {
+            if let Some(found) = is(self) {
+                return found;
+            }
+            self.round();
+        }
+        panic!("it never came");
+    }
+
     fn take<R>(&mut self, pick: impl Fn(&Event) -> Option<R>) -> Option<R> {
         let at = self.events.iter().position(|event| pick(event).is_some())?;
         pick(&self.events.remove(at))
@@ -235,6 +245,29 @@ fn t3_a_peer_that_goes_is_down_once_after_its_last_message() {
         assert!(last < gone);
         assert_eq!(a.events.iter().filter_map(down).collect::<Vec<_>>(), [Down::There]);
     });
+}
+
+#[test]
+fn t3_what_a_peer_sent_before_it_went_is_read_though_a_send_fails() {
+    let mut end = End::new(Form::Epoll, "127.0.0.1:0");
+    let address = end.tcp.addresses().remove(0);
+    let mut raw = std::net::TcpStream::connect(address.rest()).unwrap();
+    let (link, slots) = end.until(|end| end.take(up));
+    let to_it = message(&slots, 1, 100).unwrap();
+    end.with(|tcp, io| tcp.submit(io, link, to_it)).unwrap();
+    end.until(|end| (end.tcp.lent() == 0).then_some(()));
+    raw.peek(&mut [0; 1]).unwrap();
+    for fill in 0..10 {
+        raw.write_all(message(&slots, fill, 40).unwrap().head.bytes()).unwrap();
+    }
+    // Unread bytes: the kernel resets the connection, and the next send fails.
+    drop(raw);
+    let into_the_void = message(&slots, 2, 100).unwrap();
+    end.with(|tcp, io| tcp.submit(io, link, into_the_void)).unwrap();
+    end.until(|end| end.events.iter().find_map(down));
+    let came: Vec<_> = end.events.iter().filter_map(frame).flat_map(|f| read(&f)).collect();
+    assert_eq!(came, (0..10).map(|fill| (fill, 40)).collect::<Vec<_>>());
+    assert_eq!(end.events.iter().filter_map(down).collect::<Vec<_>>(), [Down::There]);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use super::Lacks;
 use super::pipe::{Flaw, Pipes};
 
 crate::conformance!(mod pipes, Ok(Pipes::default()));
@@ -80,6 +81,18 @@ mutants! {
         WaitsForEver, "hostile::a_peer_that_stops_reading_blocks_nobody", "deadline";
     a_link_that_was_not_dialled_here_is_found:
         SaysDialled, "opening::both_ends_come_up_and_know_who_dialled", "neither dialled nor";
+}
+
+#[test]
+fn a_subject_that_nobody_has_written_is_skipped() {
+    let none: Result<Pipes, _> = Err(Lacks::Code("there is none".to_owned()));
+    super::run(none, "opening::both_ends_come_up_and_know_who_dialled");
+}
+
+#[test]
+#[should_panic(expected = "there is no behaviour")]
+fn a_behaviour_that_is_not_is_no_success() {
+    super::run(Ok(Pipes::default()), "opening::something_else");
 }
 
 #[test]
