@@ -209,6 +209,7 @@ macro_rules! __behaviours {
                 a_receiver_that_does_not_poll_stops_its_sender,
                 small_parcels_are_bounded_too,
                 bodies_are_bounded_too,
+                an_end_goes_on_when_held_frames_are_dropped,
                 room_is_said_when_a_slot_comes_back_unused,
                 slots_come_home_while_a_link_is_up,
                 slots_come_home_after_a_close,

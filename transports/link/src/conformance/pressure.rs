@@ -15,6 +15,8 @@ use super::world::{FAR, NEAR, World};
 const MESSAGES_MAX: usize = 1 << 20;
 /// Bytes after which it must have been.
 const BYTES_MAX: usize = 256 << 20;
+/// Bytes that a user holds, as far as they come.
+const HELD_BYTES: usize = 48 << 20;
 /// Rounds without progress after which a sender counts as stopped.
 const STOPPED_ROUNDS: usize = 40;
 
@@ -54,6 +56,31 @@ pub(super) fn small_parcels_are_bounded_too(subject: &dyn Subject) {
 
 pub(super) fn bodies_are_bounded_too(subject: &dyn Subject) {
     stop_and_go(subject, |slot_bytes| vec![slot_bytes + 16; BYTES_MAX / slot_bytes]);
+}
+
+/// A user may hold so many frames that its end can receive nothing. It goes on once they are dropped.
+pub(super) fn an_end_goes_on_when_held_frames_are_dropped(subject: &dyn Subject) {
+    let mut world = World::new(subject);
+    let joined = world.join();
+    let size = world.slots(NEAR, joined.near).slot_bytes() - CORE_BYTES;
+    let plan = vec![size; HELD_BYTES / size];
+    let all = plan.len();
+    let mut flow = Flow::new(NEAR, joined.near, plan);
+    world.end(FAR).seen(joined.far).hold = all;
+    let (mut came, mut rounds) = (0, 0);
+    world.until("all has come, or nothing more does", |world| {
+        flow.push(world);
+        let now = world.came(FAR, joined.far);
+        rounds = if now == came { rounds + 1 } else { 0 };
+        came = now;
+        (came == all || rounds > STOPPED_ROUNDS).then_some(())
+    });
+    let seen = world.end(FAR).seen(joined.far);
+    seen.hold = 0;
+    for (frame, bytes) in seen.held.drain(..) {
+        assert!(frame.bytes() == bytes, "T2: a frame that is held was overwritten");
+    }
+    flow.run(&mut world, joined);
 }
 
 pub(super) fn room_is_said_when_a_slot_comes_back_unused(subject: &dyn Subject) {
