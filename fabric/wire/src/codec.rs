@@ -5,12 +5,15 @@
 //!
 //! # Invariants
 //! - **W6** Bytes are checked before any of them is trusted: hostile ones are `Malformed`, nothing else.
+//!   Those that would nest deeper than [`VALUE_DEPTH_MAX`] are among them.
 //!
 //! # Not here
 //! Frames, headers, schema versions.
 
 use std::fmt;
+use std::num::NonZeroUsize;
 
+use rkyv::api::access_with_context;
 use rkyv::api::high::{HighSerializer, HighValidator};
 use rkyv::api::serialize_using;
 use rkyv::bytecheck::CheckBytes;
@@ -19,9 +22,13 @@ use rkyv::ser::allocator::ArenaHandle;
 use rkyv::ser::sharing::Share;
 use rkyv::ser::{Positional, Serializer as Parts, Writer};
 use rkyv::util::{AlignedVec, with_arena};
+use rkyv::validation::Validator;
+use rkyv::validation::archive::ArchiveValidator;
+use rkyv::validation::shared::SharedValidator;
 use rkyv::{Archive, Deserialize, Serialize};
 
 use crate::frame::{FRAME_ALIGN, Frame, Part};
+use crate::limits::VALUE_DEPTH_MAX;
 use crate::view::{Reader, Source};
 
 /// Bytes that are not the value they were said to be.
@@ -206,14 +213,19 @@ where
     }
 }
 
-/// Checks `bytes`, then reads them.
+/// Checks `bytes`, then reads them. Both descend the stack, so the check bounds the depth (**W6**).
 fn read<T>(bytes: &[u8], part: Option<Part<'_>>) -> Result<T, Malformed>
 where
     T: Archive,
     T::Archived:
         for<'a> CheckBytes<HighValidator<'a, rancor::Error>> + for<'a> Deserialize<T, Reader<'a>>,
 {
-    let archived = rkyv::access::<T::Archived, rancor::Error>(bytes).map_err(|_| Malformed)?;
+    // rkyv counts the root as well, and lets the count only come down to one.
+    let levels = NonZeroUsize::new(VALUE_DEPTH_MAX + 2);
+    let archive = ArchiveValidator::with_max_depth(bytes, levels);
+    let mut validator = Validator::new(archive, SharedValidator::new());
+    let archived = access_with_context::<T::Archived, _, rancor::Error>(bytes, &mut validator);
+    let archived = archived.map_err(|_| Malformed)?;
     let mut source = Source::new(part);
     archived.deserialize(Reader::wrap(&mut source)).map_err(|_| Malformed)
 }
@@ -236,6 +248,39 @@ mod tests {
         out.put(&value).unwrap();
         let len = out.pos();
         assert_eq!(<Rkyv as Codec<Sample>>::decode(&slot[..len]), Ok(value));
+    }
+
+    #[derive(Debug, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+    #[rkyv(
+        serialize_bounds(__S: Writer),
+        deserialize_bounds(__D::Error: rancor::Source),
+        bytecheck(bounds(__C: rkyv::validation::ArchiveContext, __C::Error: rancor::Source)),
+    )]
+    struct Nested {
+        #[rkyv(omit_bounds)]
+        inner: Option<Box<Self>>,
+    }
+
+    /// The bytes of boxes in boxes, so many: an option's tag, and where the one inside lies from there.
+    fn nested(boxes: usize) -> Vec<u8> {
+        let innermost = [0; 8];
+        let around = [1, 0, 0, 0, 0xf4, 0xff, 0xff, 0xff];
+        [innermost].into_iter().chain(std::iter::repeat_n(around, boxes)).flatten().collect()
+    }
+
+    #[test]
+    fn w6_values_within_values_are_refused_before_they_exhaust_the_stack() {
+        let mut value = Nested { inner: None };
+        for _ in 0..VALUE_DEPTH_MAX {
+            value = Nested { inner: Some(Box::new(value)) };
+        }
+        let bytes = <Rkyv as Codec<Nested>>::encode(&value).unwrap();
+        assert_eq!(bytes, nested(VALUE_DEPTH_MAX), "the sample is what the codec writes");
+        assert!(<Rkyv as Codec<Nested>>::decode(&bytes).is_ok());
+        for boxes in [VALUE_DEPTH_MAX + 1, 1_000_000] {
+            let decoded = <Rkyv as Codec<Nested>>::decode(&nested(boxes));
+            assert_eq!(decoded.err(), Some(Malformed));
+        }
     }
 
     proptest! {

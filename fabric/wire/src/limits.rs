@@ -45,6 +45,9 @@ pub const RANDOM_BYTES_MAX: usize = 4096;
 /// Longest message between two nodes, in bytes, header and padding included: an argument of 64 MiB
 /// and what belongs to it.
 pub const MESSAGE_BYTES_MAX: usize = (64 << 20) + (64 << 10);
+/// Boxes, lists and the like that a value which is read may have within one another. A deeper one, of a
+/// type that holds itself, is refused: reading it would exhaust the stack.
+pub const VALUE_DEPTH_MAX: usize = 256;
 /// How long a call may take where nothing says otherwise.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 
