@@ -418,6 +418,10 @@ impl Core {
             let mut remote = self.remote.borrow_mut();
             // A link that is down by now has said its last.
             let Some((at, link)) = remote.by_link(link) else { return Ok(()) };
+            // What is kept for each sending shard is bounded only by how many there are.
+            if header.from.index() >= link.session.shards() {
+                return Err(Violation::Unexpected("a shard that it has not"));
+            }
             let credited = link.session.credited(header.from, header.credit)?;
             if matches!(header.kind, Kind::Call | Kind::Tell) {
                 link.session.consumed(header.from, units)?;

@@ -12,7 +12,7 @@ use epicserver_node::{Config, Effect, Event, LinkUp, RootTask, Shard, WakeSink};
 use epicserver_proto::Directory;
 use epicserver_proto::session::Window;
 use epicserver_wire::frame::{Frame, FrameMut, Slots};
-use epicserver_wire::header::Glance;
+use epicserver_wire::header::{Glance, Header, Kind, append};
 use epicserver_wire::view::Slot;
 use epicserver_wire::{CallError, ErrorKind, LinkId, MethodId, NodeId, Ran, ShardId, Time};
 
@@ -409,4 +409,17 @@ fn hostile_bytes_end_the_link_and_nothing_else() {
     let frame = Frame::copy_of(&[0xff; 64]);
     pair.handle(0, 0, Event::Packet { link: LINK, frame });
     assert_eq!(pair.violations.len(), 1);
+}
+
+#[test]
+fn what_comes_from_a_shard_that_the_peer_has_not_ends_the_link() {
+    // A chunk too: each sending shard may have transfers open, which take memory.
+    for kind in [Kind::Chunk, Kind::Reply, Kind::Failed, Kind::Cancel, Kind::Credit] {
+        let mut pair = Pair::new();
+        let header = Header::new(kind, ShardId::new(2), ShardId::new(0));
+        let mut frame = FrameMut::detached(4096);
+        assert!(append(&mut frame, &Header { method: 64, ..header }, &[0; 16]));
+        pair.handle(0, 0, Event::Packet { link: LINK, frame: frame.freeze() });
+        assert_eq!(pair.violations.len(), 1, "{kind:?}");
+    }
 }
