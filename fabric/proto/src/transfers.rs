@@ -8,7 +8,7 @@
 //! - **X1** The chunks of one transfer leave in order, and transfers of one lane take turns.
 //! - **X2** At most [`IN_FLIGHT_BYTES`] of a lane's transfers have been sent and not been taken in.
 //! - **X3** A receiver holds at most [`TRANSFERS_MAX`] unfinished transfers of a peer's shard, each
-//!   as long as its first chunk said and no longer than a message may be.
+//!   as long as its first chunk said and no longer than a message may be. Memory is taken as bytes come.
 //!
 //! # Not here
 //! Which calls wait for a transfer to end: the shard that made them holds them back.
@@ -18,6 +18,7 @@ use std::collections::{BTreeMap, VecDeque};
 use epicserver_wire::frame::{FRAME_ALIGN, Frame, FrameMut};
 use epicserver_wire::header::{Header, Violation};
 use epicserver_wire::limits::MESSAGE_BYTES_MAX;
+use epicserver_wire::rkyv::util::AlignedVec;
 use epicserver_wire::{ShardId, Token};
 
 /// Bytes of one chunk, where slots are large enough.
@@ -132,10 +133,17 @@ impl Outgoing {
     }
 }
 
+/// A transfer that has begun and not ended.
+#[derive(Debug)]
+struct Receiving {
+    total: usize,
+    bytes: AlignedVec<FRAME_ALIGN>,
+}
+
 /// The transfers that a shard receives over one link.
 #[derive(Debug, Default)]
 pub struct Incoming {
-    open: BTreeMap<(ShardId, Token), FrameMut>,
+    open: BTreeMap<(ShardId, Token), Receiving>,
     taken: BTreeMap<ShardId, u32>,
 }
 
@@ -156,18 +164,20 @@ impl Incoming {
             if begun >= TRANSFERS_MAX || self.open.contains_key(&key) {
                 return Err(Violation::Unexpected("a transfer too many"));
             }
-            self.open.insert(key, FrameMut::detached(total));
+            // X3: what was announced may never come.
+            self.open.insert(key, Receiving { total, bytes: AlignedVec::new() });
         }
         let message = self.open.get_mut(&key).ok_or(wrong)?;
-        let fits = message.capacity() == total && message.len() == header.left as usize;
-        if !fits || !message.extend(bytes) {
+        let fits = message.total == total && message.bytes.len() == header.left as usize;
+        if !fits || message.bytes.len() + bytes.len() > total {
             return Err(wrong);
         }
+        message.bytes.extend_from_slice(bytes);
         *self.taken.entry(header.from).or_default() += u32::try_from(bytes.len()).unwrap_or(0);
-        if message.len() < total {
+        if message.bytes.len() < total {
             return Ok(None);
         }
-        Ok(self.open.remove(&key).map(FrameMut::freeze))
+        Ok(self.open.remove(&key).map(|message| FrameMut::holding(message.bytes).freeze()))
     }
 
     /// A shard that is to be told how many bytes of its transfers were taken in.
@@ -223,6 +233,16 @@ mod tests {
         assert!(out.next(usize::MAX).is_some());
         assert!(out.next(usize::MAX).is_none());
         assert!(out.taken(2 * IN_FLIGHT_BYTES).is_err());
+    }
+
+    #[test]
+    fn x3_memory_is_taken_as_bytes_come_and_not_as_they_are_announced() {
+        let mut inc = Incoming::default();
+        let header = Header::new(Kind::Chunk, FROM, ShardId::new(0));
+        let total = u32::try_from(MESSAGE_BYTES_MAX).unwrap();
+        assert!(inc.chunk(&Header { method: total, ..header }, &[0; 16]).unwrap().is_none());
+        let held: usize = inc.open.values().map(|message| message.bytes.capacity()).sum();
+        assert!(held <= 64, "{held} bytes for 16");
     }
 
     #[test]
