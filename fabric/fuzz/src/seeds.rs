@@ -1,0 +1,119 @@
+//! What the fuzzer begins with: a few inputs of each target, made here, and kept beside the
+//! code. Tests compare and try them.
+
+use epicserver_wire::frame::FrameMut;
+use epicserver_wire::header::{Header, Kind, Opened, append};
+use epicserver_wire::{
+    ChainId, ClassId, EntityId, IntoKey as _, Path, SectionId, ShardId, Time, TypeId,
+};
+
+/// Inputs by their names.
+pub type Seeds = Vec<(String, Vec<u8>)>;
+/// A name, what takes the inputs, and those it begins with.
+pub type Target = (&'static str, fn(&[u8]), Seeds);
+
+/// All targets.
+///
+/// # Panics
+/// If a sample cannot be made.
+#[must_use]
+pub fn targets() -> [Target; 5] {
+    [
+        ("chunks", crate::chunks, chunks()),
+        ("handshake", handshake, handshakes()),
+        ("header", crate::header, headers()),
+        ("payload", crate::payload, crate::payload::samples::all()),
+        ("stream", crate::stream, streams()),
+    ]
+}
+
+fn handshake(data: &[u8]) {
+    crate::handshake(data);
+}
+
+fn named<const N: usize>(seeds: [(&str, Vec<u8>); N]) -> Seeds {
+    seeds.into_iter().map(|(name, bytes)| (name.to_owned(), bytes)).collect()
+}
+
+/// A call with all that a head may have, and two short messages.
+fn frame() -> [Vec<u8>; 3] {
+    let mut frame = FrameMut::detached(1024);
+    let plain = |kind| Header::new(kind, ShardId::new(1), ShardId::new(2));
+    let to = EntityId::new(TypeId::of("Player"), ClassId::of("gpu"), Some(7), "bob".into_key());
+    let path = Path::new(ChainId::new(Time::from_nanos(5), 6));
+    let path = path.with(SectionId::new(1, 2)).and_then(|path| path.with(SectionId::new(1, 3)));
+    let path = path.expect("two sections are not too many");
+    let ends = [Some(Kind::Call), None, Some(Kind::Chunk)].map(|kind| {
+        let start = frame.len();
+        match kind {
+            Some(Kind::Call) => {
+                let opened = Opened::new(&mut frame, &plain(Kind::Call), Some((&to, &path)));
+                assert!(opened.expect("it has room").close(&mut frame, 40));
+            }
+            Some(kind) => assert!(append(&mut frame, &plain(kind), &[7; 33])),
+            None => assert!(append(&mut frame, &plain(Kind::Ping), &[])),
+        }
+        (start, frame.len())
+    });
+    ends.map(|(start, end)| frame.bytes()[start..end].to_vec())
+}
+
+fn headers() -> Seeds {
+    let [call, ping, chunk] = frame();
+    let all = [&call[..], &ping, &chunk].concat();
+    let mut later = ping.clone();
+    later[0] = 2;
+    named([("call", call), ("chunk", chunk), ("ping", ping), ("three", all), ("version", later)])
+}
+
+fn streams() -> Seeds {
+    let all = frame().concat();
+    let cut = |sizes: &[u16]| {
+        let sizes: Vec<u8> = sizes.iter().flat_map(|size| size.to_le_bytes()).collect();
+        [&[u8::try_from(sizes.len() / 2).expect("they are few")], &sizes[..], &all].concat()
+    };
+    let mut garbage = cut(&[47]);
+    garbage.extend([0xab; 64]);
+    named([
+        ("whole", cut(&[])),
+        ("odd", cut(&[6, 49, 16])),
+        ("aligned", cut(&[31, 15])),
+        ("garbage", garbage),
+    ])
+}
+
+/// Numbers of choices are those of `handshake`.
+fn handshakes() -> Seeds {
+    const PATIENT: u8 = 0xff;
+    let (up, hello, proof, wait, close) = ([0], [1, 0], [2, 0], [8], [11]);
+    let sound = [&up[..], &hello, &proof].concat();
+    let said = |then: &[u8]| [&[1, PATIENT], &sound[..], then].concat();
+    // All fields there are but the last: node, fabric, nonce, shards, window, slot, features, host.
+    let fields = "\x01\0\x08\0........\x02\0\x04\0test\x03\0\x20\0................................\
+        \x04\0\x02\0..\x05\0\x04\0....\x06\0\x04\0....\x07\0\x08\0........\x08\0\x10\0................";
+    let len = u16::try_from(fields.len()).expect("it is short").to_le_bytes();
+    let custom = [&[0, PATIENT, 0, 4], &len[..], fields.as_bytes(), &proof, &wait].concat();
+    named([
+        ("established", said(&[])),
+        ("silent", said(&[wait, wait, wait].concat())),
+        ("closed", said(&close)),
+        ("pinged", said(&[6, 7, 0, 0, 6, 8, 0, 0, 6, 9, 0, 0])),
+        ("wrong_proof", [&[0, PATIENT], &up[..], &hello, &[2, 1, 9, 0, 1]].concat()),
+        ("mirrored", [&[0, PATIENT], &up[..], &[5, 0, 1, 13, 0, 3]].concat()),
+        ("custom_hello", custom),
+        ("impatient", [&[0, 0], &sound[..], &wait, &wait].concat()),
+    ])
+}
+
+/// Numbers of choices are those of `chunks`.
+fn chunks() -> Seeds {
+    let mut incoming = vec![0];
+    for part in [&[0x80, 32, 0, 0, 16, 0][..], &[0, 16, 0]] {
+        incoming.extend_from_slice(part);
+        incoming.extend([7; 16]);
+    }
+    let transfers =
+        vec![1, 0, 0, 16, 7, 0, 1, 0, 9, 1, 0xff, 0xff, 1, 0xff, 0xff, 2, 1, 64, 0, 3, 0, 0];
+    let session = vec![2, 1, 0, 5, 0, 1, 1, 0, 5, 0, 2, 9, 0, 0, 0, 3, 7, 18, 0, 8, 0, 0, 3];
+    named([("incoming", incoming), ("transfers", transfers), ("session", session)])
+}
