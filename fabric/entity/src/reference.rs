@@ -12,11 +12,12 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use epicserver_wire::rkyv::rancor::{Fallible, Source};
+use epicserver_wire::rkyv::rancor::{Fallible, ResultExt as _, Source};
 use epicserver_wire::rkyv::ser::{Allocator, Writer};
-use epicserver_wire::rkyv::vec::{ArchivedVec, VecResolver};
+use epicserver_wire::rkyv::vec::VecResolver;
 use epicserver_wire::rkyv::{Archive, Deserialize, Place as Out, Serialize};
-use epicserver_wire::{EntityId, IntoKey, Malformed};
+use epicserver_wire::view::{OfType, Pinned};
+use epicserver_wire::{EntityId, IntoKey, Malformed, TypeId};
 
 use crate::cell::Place;
 use crate::desk::Gateway;
@@ -146,27 +147,29 @@ impl<T: Entity> Message for Ref<T> {
     }
 }
 
+impl<T: Entity> OfType for Ref<T> {
+    const TYPE_ID: TypeId = T::TYPE_ID;
+}
+
 impl<T: Entity> Archive for Ref<T> {
-    type Archived = ArchivedVec<u8>;
+    type Archived = Pinned<Self>;
     type Resolver = VecResolver;
 
     fn resolve(&self, resolver: Self::Resolver, out: Out<Self::Archived>) {
-        ArchivedVec::resolve_from_len(Self::id(self).to_bytes().len(), resolver, out);
+        Pinned::resolve(Self::id(self), resolver, out);
     }
 }
 
 impl<T: Entity, S: Fallible + Allocator + Writer + ?Sized> Serialize<S> for Ref<T> {
     fn serialize(&self, serializer: &mut S) -> Result<Self::Resolver, S::Error> {
-        ArchivedVec::serialize_from_slice(&Self::id(self).to_bytes(), serializer)
+        Pinned::<Self>::serialize(Self::id(self), serializer)
     }
 }
 
-impl<T: Entity, D: Fallible<Error: Source> + ?Sized> Deserialize<Ref<T>, D> for ArchivedVec<u8> {
+impl<T: Entity, D: Fallible<Error: Source> + ?Sized> Deserialize<Ref<T>, D> for Pinned<Ref<T>> {
     fn deserialize(&self, _: &mut D) -> Result<Ref<T>, D::Error> {
-        match EntityId::from_bytes(self.as_slice()) {
-            Some(id) if id.type_id() == T::TYPE_ID => Ok(Ref::to(Target::new(id))),
-            _ => Err(D::Error::new(Malformed)),
-        }
+        let id = self.id().ok_or(Malformed).into_error()?;
+        Ok(Ref::to(Target::new(id)))
     }
 }
 

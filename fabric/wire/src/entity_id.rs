@@ -39,6 +39,31 @@ pub struct EntityId {
     class: ClassId,
 }
 
+/// What stands before the key in a pinned form.
+struct Head {
+    type_id: TypeId,
+    class: ClassId,
+    group: Option<u64>,
+    form: u8,
+}
+
+impl Head {
+    /// The head, and the payload of the key behind it.
+    fn parse(bytes: &[u8]) -> Option<(Self, &[u8])> {
+        let (head, payload) = bytes.split_first_chunk::<HEAD>()?;
+        let &[t0, t1, t2, t3, c0, c1, flags, form, group @ ..] = head;
+        let group = u64::from_le_bytes(group);
+        let group = match flags {
+            0 if group == 0 => None,
+            1 => Some(group),
+            _ => return None,
+        };
+        let type_id = TypeId(u32::from_le_bytes([t0, t1, t2, t3]));
+        let class = ClassId(u16::from_le_bytes([c0, c1]));
+        Some((Self { type_id, class, group, form }, payload))
+    }
+}
+
 /// SplitMix64's finaliser (Steele, Lea, Flood 2014): each output bit depends on each input bit.
 const fn mix(value: u64) -> u64 {
     let value = (value ^ (value >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -98,20 +123,23 @@ impl EntityId {
     /// The id whose pinned form is `bytes`; `None` if there is none.
     #[must_use]
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
-        let (head, payload) = bytes.split_first_chunk::<HEAD>()?;
-        let &[t0, t1, t2, t3, c0, c1, flags, form, group @ ..] = head;
-        let group = u64::from_le_bytes(group);
-        let group = match flags {
-            0 if group == 0 => None,
-            1 => Some(group),
-            _ => return None,
-        };
-        Some(Self::new(
-            TypeId(u32::from_le_bytes([t0, t1, t2, t3])),
-            ClassId(u16::from_le_bytes([c0, c1])),
-            group,
-            Key::parse(form, payload)?,
-        ))
+        let (head, payload) = Head::parse(bytes)?;
+        let key = Key::parse(head.form, payload)?;
+        Some(Self::new(head.type_id, head.class, head.group, key))
+    }
+
+    /// The type of the id whose pinned form is `bytes`; `None` if there is none. Takes less than
+    /// [`from_bytes`](Self::from_bytes).
+    #[must_use]
+    pub fn type_of(bytes: &[u8]) -> Option<TypeId> {
+        let (head, payload) = Head::parse(bytes)?;
+        Key::is_one(head.form, payload).then_some(head.type_id)
+    }
+
+    /// Bytes of the pinned form.
+    #[must_use]
+    pub fn pinned_len(&self) -> usize {
+        HEAD + self.key.payload().len()
     }
 
     /// Its type.
@@ -243,7 +271,11 @@ mod tests {
 
         #[test]
         fn w5_hostile_bytes_are_an_id_in_pinned_form_or_nothing(bytes: Vec<u8>) {
-            if let Some(id) = EntityId::from_bytes(&bytes) {
+            let of = EntityId::type_of(&bytes);
+            let id = EntityId::from_bytes(&bytes);
+            prop_assert_eq!(of, id.as_ref().map(EntityId::type_id));
+            if let Some(id) = id {
+                prop_assert_eq!(id.pinned_len(), bytes.len());
                 prop_assert_eq!(id.to_bytes(), bytes);
             }
         }

@@ -107,11 +107,14 @@ impl Key {
     /// could have made them.
     #[must_use]
     pub fn parse(form: u8, payload: &[u8]) -> Option<Self> {
-        let form = Form::parse(form)?;
-        if payload.len() > KEY_BYTES_MAX || !well_formed(form, payload, 0) {
-            return None;
-        }
-        Some(Self::new(form, payload))
+        let sound = Self::is_one(form, payload);
+        Form::parse(form).filter(|_| sound).map(|form| Self::new(form, payload))
+    }
+
+    /// Whether [`Key::parse`] gives a key.
+    pub(crate) fn is_one(form: u8, payload: &[u8]) -> bool {
+        let sound = |form| payload.len() <= KEY_BYTES_MAX && well_formed(form, payload, 0);
+        Form::parse(form).is_some_and(sound)
     }
 
     /// The byte that names the form of the payload.

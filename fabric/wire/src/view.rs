@@ -1,4 +1,4 @@
-//! Memory that is read where it lies: the one place of this crate with `unsafe`.
+//! Memory that is read where it lies: the one place of this crate with `unsafe`, with the modules below.
 //!
 //! # Invariants
 //! - **W11** The bytes of a slot stay at their address, and only their owner writes them, until
@@ -12,6 +12,10 @@
 
 mod archived;
 mod reader;
+
+mod pinned;
+
+pub use pinned::{OfType, Pinned};
 
 use rkyv::util::AlignedVec;
 
