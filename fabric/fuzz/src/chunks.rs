@@ -98,7 +98,7 @@ fn transfers(mut input: Input<'_>) {
     while !input.is_empty() {
         match input.byte() % 4 {
             0 if under_way.len() < 40 => {
-                let len = 16 * (1 + usize::from(input.u16()));
+                let len = 16 * (1 + usize::from(input.u16() % 8192));
                 let message = Frame::copy_of(&vec![input.byte(); len]);
                 under_way.insert(out.begin(message.clone()), message);
             }
