@@ -40,8 +40,10 @@ fn read(bytes: &[u8], start: usize) -> Result<Message, Violation> {
             assert!(end - start <= MESSAGE_BYTES_MAX);
             assert_eq!(message.payload_of(bytes).len(), message.len);
         }
+        // A glance does not read the callee.
         Err(Violation::Callee | Violation::Sections) => {}
-        Err(why) => assert_eq!(glance, Err(*why)),
+        // Of two things that are wrong, each may find another one first.
+        Err(_) => assert!(glance.is_err()),
     }
     message
 }

@@ -139,12 +139,11 @@ fn read(bytes: &[u8], start: usize) -> Result<Message, Violation> {
                 assert_eq!(payload, Ok(message.payload_of(bytes)));
             }
         }
-        // A glance does not read the callee; what it finds otherwise is what parsing finds.
+        // A glance does not read the callee.
         (Err(Violation::Callee | Violation::Sections), _) => {}
-        (Err(why), Ok(Some(end))) if end <= rest.len() => {
-            unreachable!("{why}, but it ends at {end}")
-        }
-        (Err(why), _) => assert_eq!(glance, Err(*why)),
+        // Of two things that are wrong, each may find another one first.
+        (Err(why), Ok(Some(end))) => assert!(end > rest.len(), "{why}, but it ends at {end}"),
+        (Err(_), _) => assert!(glance.is_err()),
     }
     message
 }
