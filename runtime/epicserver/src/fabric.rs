@@ -58,6 +58,9 @@ pub enum FabricError {
         /// Why not.
         source: std::io::Error,
     },
+    /// The certificates of TLS cannot be used.
+    #[error("cannot use [network.tls]: {0}")]
+    Tls(#[from] epicserver_tcp::TlsError),
     /// The control thread cannot be started.
     #[error("cannot start the control thread")]
     Thread(#[source] std::io::Error),
@@ -98,7 +101,12 @@ impl Joining {
             keep_alive: link::KEEP_ALIVE,
             silent: link::SILENT,
         };
-        let listen = config.network.listen.clone();
+        let tls = config.network.tls.as_ref();
+        let tls = tls.map(|tls| epicserver_tcp::Tls::load(&tls.ca, &tls.cert, &tls.key));
+        let tcp = epicserver_tcp::Config {
+            addresses: config.network.listen.clone(),
+            tls: tls.transpose()?,
+        };
         let options = IoOptions {
             mode: mode(config),
             driver: config.network.driver.map(|driver| match driver {
@@ -107,7 +115,7 @@ impl Joining {
             }),
             identity,
             transports: Box::new(move |io| {
-                let tcp = epicserver_tcp::Tcp::listen(Owner(0), &listen, io)?;
+                let tcp = epicserver_tcp::Tcp::listen(Owner(0), tcp, io)?;
                 Ok(vec![Box::new(tcp) as Box<dyn Transport>])
             }),
         };

@@ -36,6 +36,11 @@ pub(crate) struct Framing {
 }
 
 impl Framing {
+    /// Whether nothing has come yet.
+    pub(crate) fn is_new(&self) -> bool {
+        self.counters.frames == 0 && self.begun.is_empty()
+    }
+
     /// A piece of the stream has come: `give` gets the whole messages.
     ///
     /// # Errors

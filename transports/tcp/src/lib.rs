@@ -1,14 +1,17 @@
-//! Links over TCP, IPv4 and IPv6.
+//! Links over TCP, IPv4 and IPv6, in the clear or with TLS.
 //!
 //! # Invariants
-//! - **C1** A link is up once its connection is, and gone when the driver has closed its socket.
+//! - **C1** A link is up once its connection is, and its TLS if it has one; and gone when the driver has
+//!   closed its socket.
 //!
 //! # Not here
 //! Who the peer is. How the kernel is asked: that is the driver's.
 
 mod framing;
+mod secure;
 #[cfg(test)]
 mod tests;
+mod tls;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -25,6 +28,8 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 pub use framing::Counters;
 use framing::Framing;
+use tls::{Session, Work};
+pub use tls::{Tls, TlsError};
 
 /// The scheme of the addresses.
 pub const SCHEME: &str = "tcp";
@@ -32,12 +37,21 @@ pub const SCHEME: &str = "tcp";
 pub const LINKS_MAX: usize = 8192;
 /// Slots of one link.
 const SLOTS_MAX: usize = 256;
-/// How long a connection may take to be made.
+/// How long a connection may take to be made, TLS included.
 const DIAL: Duration = Duration::from_secs(5);
 /// How long a link that is closed may take to send what was submitted.
 const LINGER: Duration = Duration::from_millis(500);
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 1024;
+
+/// How a transport is set up.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where to listen; port 0 is any free port.
+    pub addresses: Vec<SocketAddr>,
+    /// What TLS needs; without it, links are in the clear. All nodes of a fabric do the same.
+    pub tls: Option<Tls>,
+}
 
 /// One link.
 struct Link {
@@ -47,6 +61,9 @@ struct Link {
     peer: SocketAddr,
     slots: Arc<HeapPool>,
     framing: Framing,
+    tls: Option<Box<Session>>,
+    /// It has records that have not been given to the driver.
+    sealed: bool,
     /// When it is given up: a dial that takes too long, or a close.
     until: Option<Time>,
     why: Option<Down>,
@@ -61,21 +78,21 @@ pub struct Tcp {
     links: BTreeMap<LinkId, Link>,
     by_handle: BTreeMap<Handle, LinkId>,
     gone: Counters,
+    tls: Option<Tls>,
+    work: Work,
+    /// Links whose records [`Transport::flush`] gives to the driver.
+    sealed: Vec<LinkId>,
+    refused: u64,
 }
 
 impl Tcp {
-    /// Listens at `addresses`, of which port 0 is any free port; `owner` is this transport's place among
-    /// those of its thread.
+    /// Listens as `config` says; `owner` is this transport's place among those of its thread.
     ///
     /// # Errors
     /// [`Refused::Io`] names the address and the system call.
-    pub fn listen(
-        owner: Owner,
-        addresses: &[SocketAddr],
-        io: &mut Io<'_>,
-    ) -> Result<Self, Refused> {
+    pub fn listen(owner: Owner, config: Config, io: &mut Io<'_>) -> Result<Self, Refused> {
         let mut listening = BTreeMap::new();
-        for address in addresses {
+        for address in &config.addresses {
             let refused = |call| {
                 let address = address_of(*address);
                 move |source| Refused::Io { address, call, source }
@@ -85,8 +102,17 @@ impl Tcp {
             let handle = io.driver.listen(owner, socket.into()).map_err(refused("accept"))?;
             listening.insert(handle, bound.as_socket().unwrap_or(*address));
         }
-        let (links, by_handle) = (BTreeMap::new(), BTreeMap::new());
-        Ok(Self { owner, listening, links, by_handle, gone: Counters::default() })
+        Ok(Self {
+            owner,
+            listening,
+            links: BTreeMap::new(),
+            by_handle: BTreeMap::new(),
+            gone: Counters::default(),
+            tls: config.tls,
+            work: Work::default(),
+            sealed: Vec::new(),
+            refused: 0,
+        })
     }
 
     /// What was received, and how much of it had to be copied, over all links.
@@ -98,7 +124,15 @@ impl Tcp {
     /// Slots that are lent now, over all links.
     #[must_use]
     pub fn lent(&self) -> usize {
-        self.links.values().map(|link| link.slots.lent()).sum()
+        let sealed = |link: &Link| link.tls.as_ref().map_or(0, |session| session.lent());
+        self.links.values().map(|link| link.slots.lent() + sealed(link)).sum()
+    }
+
+    /// Links that TLS has ended: a peer without a certificate of the authority, or without TLS, or bytes
+    /// that were tampered with.
+    #[must_use]
+    pub fn refused(&self) -> u64 {
+        self.refused
     }
 
     fn insert(
@@ -115,6 +149,8 @@ impl Tcp {
             peer,
             slots: HeapPool::new(SLOTS_MAX, SLOT_BYTES),
             framing: Framing::default(),
+            tls: None,
+            sealed: false,
             until: Some(now + DIAL),
             why: None,
             refused: false,
@@ -141,6 +177,13 @@ impl Tcp {
     }
 
     fn connected(&mut self, io: &mut Io<'_>, id: LinkId) {
+        match self.tls.clone() {
+            Some(tls) => self.begin_tls(io, id, &tls),
+            None => self.up(io, id),
+        }
+    }
+
+    fn up(&mut self, io: &mut Io<'_>, id: LinkId) {
         let Some(link) = self.links.get_mut(&id) else { return };
         link.up = true;
         link.until = None;
@@ -154,6 +197,18 @@ impl Tcp {
         if link.why.is_some() {
             return;
         }
+        if link.tls.is_some() {
+            return self.hear(io, id, piece.bytes());
+        }
+        if link.framing.is_new() && secure::speaks_tls(piece.bytes()) {
+            link.why = Some(Down::Failed(secure::PEER_SPEAKS_TLS.to_owned()));
+            return io.driver.close(link.handle, false);
+        }
+        self.framed(io, id, piece);
+    }
+
+    fn framed(&mut self, io: &mut Io<'_>, id: LinkId, piece: &Frame) {
+        let Some(link) = self.links.get_mut(&id) else { return };
         let events = &mut *io.events;
         let framed =
             link.framing.piece(piece, |frame| events.push(Event::Frame { link: id, frame }));
@@ -167,9 +222,10 @@ impl Tcp {
         let Some(link) = self.links.remove(&id) else { return };
         self.by_handle.remove(&link.handle);
         self.gone = add(self.gone, link.framing.counters);
+        let ended = link.tls.as_ref().map_or(Down::There, |session| secure::cut(session));
         let why = link.why.unwrap_or_else(|| match error {
-            None => Down::There,
-            Some(error) if is_the_peers(error.kind()) => Down::There,
+            None => ended,
+            Some(error) if is_the_peers(error.kind()) => ended,
             Some(error) => Down::Failed(error.to_string()),
         });
         io.events.push(Event::Down { link: id, why });
@@ -187,9 +243,9 @@ impl Tcp {
     }
 
     fn has_room(&mut self, io: &mut Io<'_>, id: LinkId) {
-        if let Some(link) = self.links.get_mut(&id)
-            && (link.slots.has_room_again() | std::mem::take(&mut link.refused))
-        {
+        let Some(link) = self.links.get_mut(&id) else { return };
+        let takes = link.tls.as_ref().is_none_or(|session| session.takes());
+        if link.slots.has_room_again() | (takes && std::mem::take(&mut link.refused)) {
             io.events.push(Event::Room { link: id });
         }
     }
@@ -228,15 +284,35 @@ impl Transport for Tcp {
         Ok(())
     }
 
-    fn submit(&mut self, io: &mut Io<'_>, link: LinkId, parcel: Parcel) -> Result<(), Parcel> {
-        let Some(link) = self.links.get_mut(&link).filter(|link| link.up) else {
+    fn submit(&mut self, io: &mut Io<'_>, id: LinkId, parcel: Parcel) -> Result<(), Parcel> {
+        let Some(link) = self.links.get_mut(&id).filter(|link| link.up) else {
             return Err(parcel);
         };
-        io.driver.send(link.handle, parcel).inspect_err(|_| link.refused = true)
+        match &mut link.tls {
+            None => io.driver.send(link.handle, parcel).inspect_err(|_| link.refused = true),
+            Some(session) => {
+                session.give(parcel).inspect_err(|_| link.refused = true)?;
+                if !std::mem::replace(&mut link.sealed, true) {
+                    self.sealed.push(id);
+                }
+                self.send_sealed(io, id, false);
+                Ok(())
+            }
+        }
     }
 
-    fn flush(&mut self, _: &mut Io<'_>) {
-        // The driver sends all that it was given when it is polled, in one call for each socket.
+    fn flush(&mut self, io: &mut Io<'_>) {
+        // The driver sends all that it was given when it is polled, in one call for each socket. Records
+        // were held back to fill slots.
+        let mut sealed = std::mem::take(&mut self.sealed);
+        for id in sealed.drain(..) {
+            if let Some(link) = self.links.get_mut(&id) {
+                link.sealed = false;
+                self.send_sealed(io, id, true);
+                self.has_room(io, id);
+            }
+        }
+        self.sealed = sealed;
     }
 
     fn complete(&mut self, io: &mut Io<'_>, completion: Completion) {
@@ -248,7 +324,10 @@ impl Transport for Tcp {
         match done {
             Done::Connected => self.connected(io, id),
             Done::Received(piece) => self.received(io, id, &piece),
-            Done::Sent(_) => self.has_room(io, id),
+            Done::Sent(_) => {
+                self.send_sealed(io, id, true);
+                self.has_room(io, id);
+            }
             Done::Closed(error) => self.closed(io, id, error),
             Done::Accepted(_) | Done::Readable => {}
         }
@@ -273,12 +352,15 @@ impl Transport for Tcp {
         self.links.values().filter_map(|link| link.until).min()
     }
 
-    fn close(&mut self, io: &mut Io<'_>, link: LinkId) {
-        let Some(link) = self.links.get_mut(&link) else { return };
+    fn close(&mut self, io: &mut Io<'_>, id: LinkId) {
+        let Some(link) = self.links.get_mut(&id) else { return };
         if link.why.is_none() {
             link.why = Some(Down::Here);
             link.until = Some(io.now + LINGER);
-            io.driver.close(link.handle, true);
+            match &link.tls {
+                None => io.driver.close(link.handle, true),
+                Some(_) => self.send_sealed(io, id, true),
+            }
         }
     }
 }

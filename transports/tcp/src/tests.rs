@@ -23,7 +23,8 @@ impl End {
         let now = Time::ZERO;
         let mut io =
             Io { now, driver: &mut *driver, events: &mut events, next_link: &mut next_link };
-        let tcp = Tcp::listen(Owner(0), &[listen.parse().unwrap()], &mut io).unwrap();
+        let config = Config { addresses: vec![listen.parse().unwrap()], tls: None };
+        let tcp = Tcp::listen(Owner(0), config, &mut io).unwrap();
         Self { driver, tcp, events, done: Vec::new(), next_link, now }
     }
 
