@@ -9,6 +9,9 @@
 //! # Not here
 //! Sockets and time.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;

@@ -1,7 +1,7 @@
 //! TLS between two ends over the loopback: what it carries, whom it refuses, what tampering does.
 use std::collections::VecDeque;
 
-mod ends;
+pub(super) mod ends;
 mod proxy;
 
 use super::*;
