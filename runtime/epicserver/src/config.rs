@@ -146,7 +146,7 @@ pub struct NetworkConfig {
     pub io: Option<IoThreads>,
     /// How the kernel is asked; the best that it has if absent.
     pub driver: Option<DriverKind>,
-    /// The certificates of TLS; no TLS if absent.
+    /// The certificates of TLS; no TLS if absent. All nodes of a fabric have them, or none.
     pub tls: Option<TlsConfig>,
     /// Arguments and replies above so many bytes go beside the stream of small messages, so that
     /// these do not wait for them. [`BULK_BYTES_MIN`] to [`BULK_BYTES_MAX`], 64 KiB unless set.
@@ -214,7 +214,10 @@ pub enum DriverKind {
     Epoll,
 }
 
-/// `[network.tls]`: mutual TLS. All three paths are needed.
+/// `[network.tls]`: TLS over TCP, certificates at both ends. All three paths are needed.
+///
+/// Names in certificates are not compared: whoever has one of `ca` is let in, so it must sign for this
+/// fabric alone.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
@@ -223,7 +226,7 @@ pub struct TlsConfig {
     pub ca: PathBuf,
     /// This node's certificate and those between it and `ca`, in PEM.
     pub cert: PathBuf,
-    /// The private key of `cert`, in PEM.
+    /// The private key of `cert`, in PEM; refused if everybody may read it.
     pub key: PathBuf,
 }
 
