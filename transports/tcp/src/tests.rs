@@ -137,7 +137,7 @@ fn read(frame: &Frame) -> Vec<(u8, usize)> {
 }
 
 /// The forms of the driver that can be tried here. One that is missing is skipped aloud, or is a failure.
-fn forms() -> Vec<Form> {
+pub(crate) fn forms() -> Vec<Form> {
     let mut forms = vec![Form::Epoll];
     match epicserver_shard::driver::open(Some(Form::Uring)) {
         Ok(_) => forms.push(Form::Uring),

@@ -5,16 +5,22 @@ pub(super) mod ends;
 mod proxy;
 
 use super::*;
+use crate::tests::forms;
 use ends::{
     AnySlots, Authority, End, Joined, both_down, down, frame, join, message, read, until, up,
 };
+use epicserver_link::driver::Form;
 use epicserver_link::{Down, Event, Transport};
 use epicserver_wire::{LinkId, Time};
 use proxy::Proxy;
 
 fn joined() -> Joined {
+    joined_by((Form::Epoll, "127.0.0.1:0"))
+}
+
+fn joined_by(way: (Form, &str)) -> Joined {
     let tls = Authority::new().member();
-    join([End::new(Some(&tls)), End::new(Some(&tls))], None)
+    join([End::of(way, Some(&tls)), End::of(way, Some(&tls))], None)
 }
 
 /// Sizes about the bounds of records and slots, and long ones.
@@ -48,9 +54,9 @@ impl Talk {
 
 #[test]
 fn t1_messages_of_all_sizes_arrive_in_order_in_both_directions_at_once() {
-    for listen in ["127.0.0.1:0", "[::1]:0"] {
-        let tls = Authority::new().member();
-        let mut joined = join([End::at(listen, Some(&tls)), End::at(listen, Some(&tls))], None);
+    let ways = forms().into_iter().flat_map(|form| ["127.0.0.1:0", "[::1]:0"].map(|at| (form, at)));
+    for way in ways {
+        let mut joined = joined_by(way);
         let sizes = sizes();
         let mut talks = [(); 2].map(|()| Talk { sent: 0, got: VecDeque::new() });
         until(&mut joined.ends, |ends| {
@@ -72,48 +78,55 @@ fn t1_messages_of_all_sizes_arrive_in_order_in_both_directions_at_once() {
 
 #[test]
 fn t4_a_receiver_that_does_not_read_stops_its_sender_and_nothing_is_lost() {
-    let mut joined = joined();
-    let link = joined.links[0];
-    let (mut sent, mut idle) = (0, 0);
-    // It is full only when it still refuses after many rounds of its own.
-    while idle < 100 {
-        let parcel = message(&joined.slots[0], 1, 60_000);
-        let taken = parcel
-            .map(|parcel| joined.ends[0].with(|tcp, io| tcp.submit(io, link, parcel)).is_ok());
-        idle = if taken == Some(true) { 0 } else { idle + 1 };
-        sent += usize::from(taken == Some(true));
-        joined.ends[0].round();
-    }
-    assert!(sent > 10);
-    let lent = joined.ends[0].tcp.lent();
-    assert!(lent <= 64 + 1, "{lent} slots wait");
-    joined.ends[0].events.clear();
-    let mut got = 0;
-    until(&mut joined.ends, |ends| {
-        while let Some(frame) = ends[1].take(frame) {
-            got += read(&frame).len();
+    for form in forms() {
+        let mut joined = joined_by((form, "127.0.0.1:0"));
+        let link = joined.links[0];
+        let (mut sent, mut idle) = (0, 0);
+        // It is full only when it still refuses after many rounds of its own.
+        while idle < 100 {
+            let parcel = message(&joined.slots[0], 1, 60_000);
+            let taken = parcel
+                .map(|parcel| joined.ends[0].with(|tcp, io| tcp.submit(io, link, parcel)).is_ok());
+            idle = if taken == Some(true) { 0 } else { idle + 1 };
+            sent += usize::from(taken == Some(true));
+            joined.ends[0].round();
         }
-        (got == sent).then_some(())
-    });
-    let room = |event: &Event| matches!(event, Event::Room { .. }).then_some(());
-    until(&mut joined.ends, |ends| ends[0].take(room));
+        assert!(sent > 10);
+        let lent = joined.ends[0].tcp.lent();
+        assert!(lent <= 64 + 1, "{lent} slots wait");
+        joined.ends[0].events.clear();
+        let mut got = 0;
+        until(&mut joined.ends, |ends| {
+            while let Some(frame) = ends[1].take(frame) {
+                got += read(&frame).len();
+            }
+            (got == sent).then_some(())
+        });
+        let room = |event: &Event| matches!(event, Event::Room { .. }).then_some(());
+        until(&mut joined.ends, |ends| ends[0].take(room));
+    }
 }
 
 #[test]
 fn t3_a_peer_that_closes_says_goodbye_after_its_last_message() {
-    let Joined { mut ends, links, slots } = joined();
-    let parcel = message(&slots[1], 5, 200_000).unwrap();
-    ends[1].with(|tcp, io| tcp.submit(io, links[1], parcel)).unwrap();
-    ends[1].with(|tcp, io| tcp.close(io, links[1]));
-    let why = until(&mut ends, |ends| ends[1].take(down));
-    assert_eq!(why, Down::Here);
-    until(&mut ends, |ends| ends[0].events.iter().any(|event| down(event).is_some()).then_some(()));
-    let events = &ends[0].events;
-    let last = events.iter().position(|event| frame(event).is_some()).expect("the message came");
-    let gone = events.iter().position(|event| down(event).is_some()).expect("the link is down");
-    assert!(last < gone);
-    assert_eq!(events.iter().filter_map(down).collect::<Vec<_>>(), [Down::There]);
-    assert_eq!(ends[0].tcp.refused() + ends[1].tcp.refused(), 0);
+    for form in forms() {
+        let Joined { mut ends, links, slots } = joined_by((form, "127.0.0.1:0"));
+        let parcel = message(&slots[1], 5, 200_000).unwrap();
+        ends[1].with(|tcp, io| tcp.submit(io, links[1], parcel)).unwrap();
+        ends[1].with(|tcp, io| tcp.close(io, links[1]));
+        let why = until(&mut ends, |ends| ends[1].take(down));
+        assert_eq!(why, Down::Here);
+        until(&mut ends, |ends| {
+            ends[0].events.iter().any(|event| down(event).is_some()).then_some(())
+        });
+        let events = &ends[0].events;
+        let last =
+            events.iter().position(|event| frame(event).is_some()).expect("the message came");
+        let gone = events.iter().position(|event| down(event).is_some()).expect("the link is down");
+        assert!(last < gone);
+        assert_eq!(events.iter().filter_map(down).collect::<Vec<_>>(), [Down::There]);
+        assert_eq!(ends[0].tcp.refused() + ends[1].tcp.refused(), 0);
+    }
 }
 
 #[test]

@@ -29,11 +29,11 @@ pub(crate) struct End {
 
 impl End {
     pub(crate) fn new(tls: Option<&Tls>) -> Self {
-        Self::at("127.0.0.1:0", tls)
+        Self::of((Form::Epoll, "127.0.0.1:0"), tls)
     }
 
-    pub(crate) fn at(listen: &str, tls: Option<&Tls>) -> Self {
-        let mut driver = epicserver_shard::driver::open(Some(Form::Epoll)).unwrap();
+    pub(crate) fn of((form, listen): (Form, &str), tls: Option<&Tls>) -> Self {
+        let mut driver = epicserver_shard::driver::open(Some(form)).unwrap();
         let (mut events, mut next_link) = (Vec::new(), 0);
         let now = Time::ZERO;
         let config = Config { addresses: vec![listen.parse().unwrap()], tls: tls.cloned() };
