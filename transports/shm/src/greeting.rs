@@ -186,7 +186,8 @@ fn is_sound(file: &OwnedFd) -> bool {
     sealed && long && kind == Ok(i128::from(TMPFS_MAGIC))
 }
 
-fn greeting() -> [u8; GREETING_BYTES] {
+/// The bytes of a greeting.
+pub(crate) fn greeting() -> [u8; GREETING_BYTES] {
     let mut bytes = [0; GREETING_BYTES];
     bytes[..8].copy_from_slice(&MAGIC);
     bytes[8..12].copy_from_slice(&VERSION.to_le_bytes());
