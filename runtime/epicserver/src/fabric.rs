@@ -14,6 +14,7 @@
 //! owns an entity; a call that meets the wrong one is sent again.
 
 mod key;
+mod ways;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,8 +23,8 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use epicserver_entity::{MethodInfo, Registry};
-use epicserver_link::driver::{Form, Owner};
-use epicserver_link::{Address, Down, Transport};
+use epicserver_link::driver::Form;
+use epicserver_link::{Address, Down};
 use epicserver_proto::Directory;
 use epicserver_proto::link::{self, FabricKey};
 use epicserver_proto::session::Window;
@@ -32,7 +33,8 @@ use epicserver_wire::NodeId;
 use epicserver_wire::header::Credit;
 
 use crate::config::{Config, DriverKind, IoThreads};
-use crate::discovery::{Discovery, DiscoveryError, Found};
+use crate::discovery::{Discovery, DiscoveryError};
+use ways::Ways;
 
 /// How long a member may be unreachable before it is none any more.
 const GRACE: Duration = Duration::from_secs(3);
@@ -61,6 +63,14 @@ pub enum FabricError {
     /// The certificates of TLS cannot be used.
     #[error("cannot use [network.tls]: {0}")]
     Tls(#[from] epicserver_tcp::TlsError),
+    /// The interface has no address.
+    #[error("cannot listen at the interface `{interface}`")]
+    Interface {
+        /// What was asked for.
+        interface: String,
+        /// Why it cannot be.
+        source: std::io::Error,
+    },
     /// The control thread cannot be started.
     #[error("cannot start the control thread")]
     Thread(#[source] std::io::Error),
@@ -72,6 +82,7 @@ pub(crate) struct Joining {
     discovery: Discovery,
     seeds: Vec<Address>,
     wanted: usize,
+    ways: Ways,
 }
 
 impl Joining {
@@ -101,12 +112,6 @@ impl Joining {
             keep_alive: link::KEEP_ALIVE,
             silent: link::SILENT,
         };
-        let tls = config.network.tls.as_ref();
-        let tls = tls.map(|tls| epicserver_tcp::Tls::load(&tls.ca, &tls.cert, &tls.key));
-        let tcp = epicserver_tcp::Config {
-            addresses: config.network.listen.clone(),
-            tls: tls.transpose()?,
-        };
         let options = IoOptions {
             mode: mode(config),
             driver: config.network.driver.map(|driver| match driver {
@@ -114,14 +119,12 @@ impl Joining {
                 DriverKind::Epoll => Form::Epoll,
             }),
             identity,
-            transports: Box::new(move |io| {
-                let tcp = epicserver_tcp::Tcp::listen(Owner(0), tcp, io)?;
-                Ok(vec![Box::new(tcp) as Box<dyn Transport>])
-            }),
+            transports: ways::transports(config, discovery.path())?,
         };
         let wanted = usize::try_from(config.fabric.nodes).unwrap_or(usize::MAX);
         let seeds = config.network.seeds.clone();
-        Ok((Self { node, discovery, seeds, wanted }, options))
+        let ways = Ways::new(config);
+        Ok((Self { node, discovery, seeds, wanted, ways }, options))
     }
 
     /// What tells this node's chains apart from those of others.
@@ -281,7 +284,8 @@ impl Control {
             }
             Report::Unreachable { address, why } => {
                 tracing::debug!(%address, %why, "unreachable");
-                self.dialled.insert(address, Instant::now());
+                self.dialled.insert(address.clone(), Instant::now());
+                self.joining.ways.failed(address, Instant::now());
             }
         }
     }
@@ -292,12 +296,13 @@ impl Control {
             tracing::warn!(%error, "the run directory cannot be read");
             Vec::new()
         });
+        let now = Instant::now();
         let here: Vec<Address> = found
             .into_iter()
             // FA1.
             .filter(|found| self.joining.node < found.node)
             .filter(|found| !matches!(self.links.get(&found.node), Some(Seen::Linked)))
-            .filter_map(best_address)
+            .filter_map(|found| self.joining.ways.best(&found.addresses, now))
             .collect();
         let seeds = self.joining.seeds.clone();
         let lonely = self.links.len() + 1 < self.joining.wanted;
@@ -338,9 +343,4 @@ impl Control {
         *open = true;
         gate.opened.notify_all();
     }
-}
-
-/// The first address of a node that this one can dial.
-fn best_address(found: Found) -> Option<Address> {
-    found.addresses.into_iter().find(|address| address.scheme() == epicserver_tcp::SCHEME)
 }

@@ -11,7 +11,7 @@ use epicserver_link::conformance::{Lacks, Raw, Seat, Subject};
 use epicserver_link::driver::{Form, Owner};
 use epicserver_link::{Address, Transport};
 use epicserver_shard::driver::{DriverError, open};
-use epicserver_tcp::{SCHEME, Tcp};
+use epicserver_tcp::{Config, SCHEME, Tcp};
 use socket2::{Domain, Socket, Type};
 
 const V4: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
@@ -53,7 +53,8 @@ impl Subject for Over {
         let driver = driver.unwrap_or_else(|error| panic!("{error}"));
         let at = SocketAddr::new(self.ip, 0);
         let seat = Seat::open(driver, |io| {
-            Tcp::listen(Owner(0), &[at], io).map(|tcp| Box::new(tcp) as Box<dyn Transport>)
+            let config = Config { addresses: vec![at], tls: None };
+            Tcp::listen(Owner(0), config, io).map(|tcp| Box::new(tcp) as Box<dyn Transport>)
         });
         seat.unwrap_or_else(|refused| panic!("{}", because(&refused)))
     }
