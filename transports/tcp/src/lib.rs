@@ -185,6 +185,10 @@ impl Tcp {
 
     fn up(&mut self, io: &mut Io<'_>, id: LinkId) {
         let Some(link) = self.links.get_mut(&id) else { return };
+        if link.why.is_some() {
+            // It was given up while it was made: its end is all that is left to be told.
+            return;
+        }
         link.up = true;
         link.until = None;
         let slots = Arc::clone(&link.slots) as Arc<dyn Slots>;
