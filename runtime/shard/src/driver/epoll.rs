@@ -6,8 +6,8 @@
 //! # Invariants
 //! - **K4** A socket is taken for unreadable or unwritable only after the kernel has said so, since
 //!   each change is told once.
-//! - **K5** When nothing can be sent any more, what has come is still read, to its end.
-//! - **K6** A socket that is closed in order is read until its peer has ended too: if bytes came that nobody
+//! - **K10** When nothing can be sent any more, what has come is still read, to its end.
+//! - **K11** A socket that is closed in order is read until its peer has ended too: if bytes came that nobody
 //!   reads, the kernel would reset the connection, and drop what it had taken to be sent.
 //!
 //! # Not here
@@ -379,7 +379,7 @@ impl Epoll {
         self.close_if_done(handle, done);
     }
 
-    /// Nothing more can be sent. What the peer has sent before is still read (**K5**).
+    /// Nothing more can be sent. What the peer has sent before is still read (**K10**).
     fn failed(&mut self, handle: Handle, error: Errno) {
         if let Some(socket) = self.sockets.get(handle) {
             socket.sending = Sending::default();
@@ -400,7 +400,7 @@ impl Epoll {
         if !in_order {
             self.closed(handle, None, done);
         } else if !std::mem::replace(&mut socket.shut, true) {
-            // K6.
+            // K11.
             self.counters.calls += 1;
             match shutdown(&socket.fd, Shutdown::Write) {
                 Ok(()) => self.may_read(handle),
