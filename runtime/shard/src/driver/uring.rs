@@ -43,6 +43,10 @@ use super::sockets::{Role, Sockets};
 const POLL_FIRST: u16 = 1;
 /// `IORING_SEND_ZC_REPORT_USAGE`: say whether it was copied after all.
 const REPORT_USAGE: u16 = 8;
+/// From how many bytes on a send is worth the pinning of its pages.
+const ZERO_COPY_MIN: usize = 16 << 10;
+/// Buffers that one socket may fill in one round.
+const FILLS_MAX: usize = 4;
 /// How long a wait lasts at most while a socket waits for a buffer, or could not accept: no
 /// completion tells that there is room again.
 const RETRY: Duration = Duration::from_millis(1);
@@ -64,6 +68,8 @@ pub(super) struct Uring {
     starved: Vec<Handle>,
     /// Listeners that could not accept.
     refused: Vec<Handle>,
+    /// A socket has more than its last receive took.
+    deep: bool,
     rounds: u32,
     counters: Counters,
 }
@@ -79,6 +85,7 @@ impl Uring {
             listed: Vec::new(),
             starved: Vec::new(),
             refused: Vec::new(),
+            deep: false,
             rounds: 0,
             counters: Counters::default(),
         };
@@ -210,15 +217,21 @@ impl Uring {
             return Ok(());
         }
         let message = self.spare.pop().unwrap_or_else(Message::new);
+        let (fd, flags) = (socket.fd(), libc::MSG_NOSIGNAL | libc::MSG_WAITALL);
         let message = socket.message.insert(message);
         let bytes = message.fill(&socket.sending, receive);
         let header = &raw const message.header;
-        let (fd, flags) = (socket.fd(), libc::MSG_NOSIGNAL | libc::MSG_WAITALL);
-        let flags = flags.cast_unsigned();
-        let entry = if socket.without_copy(bytes) {
-            opcode::SendMsgZc::new(fd, header).flags(flags).ioprio(REPORT_USAGE).build()
+        let without_copy = socket.zero_copy && bytes >= ZERO_COPY_MIN;
+        let entry = if without_copy {
+            opcode::SendMsgZc::new(fd, header)
+                .flags(flags.cast_unsigned())
+                .ioprio(REPORT_USAGE)
+                .build()
+        } else if let Some((piece, len)) = message.only_piece() {
+            // The kernel takes it in faster than a list of one.
+            opcode::Send::new(fd, piece, len).flags(flags).build()
         } else {
-            opcode::SendMsg::new(fd, header).flags(flags).build()
+            opcode::SendMsg::new(fd, header).flags(flags.cast_unsigned()).build()
         };
         let tag = Tag { handle, kind: Kind::Send, flight: socket.next_flight() };
         socket.pending += 1;
@@ -251,7 +264,22 @@ impl Uring {
         Ok(())
     }
 
+    /// Takes what is done, and while a socket has more than it had a buffer for, receives on: what lies
+    /// in the kernel for long falls out of the cache.
     fn take_all(&mut self, done: &mut Vec<Completion>) -> io::Result<()> {
+        self.take_once(done)?;
+        for _ in 1..FILLS_MAX {
+            if !self.deep {
+                break;
+            }
+            self.ring.turn()?;
+            self.take_once(done)?;
+        }
+        Ok(())
+    }
+
+    fn take_once(&mut self, done: &mut Vec<Completion>) -> io::Result<()> {
+        self.deep = false;
         while let Some(entry) = self.ring.take() {
             self.finish(&entry, done)?;
         }

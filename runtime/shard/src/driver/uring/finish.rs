@@ -118,6 +118,7 @@ impl Uring {
         let group = socket.group();
         let buffer = self.groups.disarm(group, cqueue::buffer_select(entry.flags()));
         socket.expects = cqueue::sock_nonempty(entry.flags());
+        self.deep |= socket.expects;
         let mut frame = None;
         match outcome(entry) {
             // After the last byte, so in order if nothing else was wrong.

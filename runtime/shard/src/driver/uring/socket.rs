@@ -19,9 +19,6 @@ use rustix::net::{AddressFamily, SocketType, sockopt};
 
 use super::super::sockets::{PIECES_MAX, Role, Sending};
 
-/// From how many bytes on a send is worth the pinning of its pages.
-const ZERO_COPY_MIN: usize = 16 << 10;
-
 /// How far a socket is from its end.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Ending {
@@ -117,11 +114,6 @@ impl Socket {
             && sockopt::socket_type(fd) == Ok(SocketType::STREAM)
     }
 
-    /// Whether `bytes` are sent without a copy.
-    pub(super) fn without_copy(&self, bytes: usize) -> bool {
-        self.zero_copy && bytes >= ZERO_COPY_MIN
-    }
-
     /// What the next send is called.
     pub(super) fn next_flight(&self) -> u16 {
         let flights = u16::try_from(self.flights.len()).unwrap_or(u16::MAX);
@@ -188,5 +180,11 @@ impl Message {
         self.header.msg_iov = self.pieces.as_mut_ptr();
         self.header.msg_iovlen = count;
         bytes
+    }
+
+    /// Where the piece lies and how long it is, if it is the only one.
+    pub(super) fn only_piece(&self) -> Option<(*const u8, u32)> {
+        let piece = self.pieces.first().filter(|_| self.header.msg_iovlen == 1)?;
+        Some((piece.iov_base.cast_const().cast(), u32::try_from(piece.iov_len).ok()?))
     }
 }
