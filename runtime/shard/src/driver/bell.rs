@@ -5,7 +5,7 @@
 //! visible after the sleep that it ended or prevented.
 //!
 //! # Invariants
-//! - **K5** A sleep begins only if nobody woke the driver since the last one ended.
+//! - **K7** A sleep begins only if nobody woke the driver since the last one ended.
 //!
 //! # Not here
 //! Waiting: the form's system call waits for the descriptor.
@@ -33,7 +33,7 @@ impl Bell {
         Ok(Self { eventfd, state: AtomicU32::new(AWAKE) })
     }
 
-    /// The driver is going to sleep. Says whether it may (**K5**).
+    /// The driver is going to sleep. Says whether it may (**K7**).
     pub(super) fn sleep(&self) -> bool {
         self.state.compare_exchange(AWAKE, ASLEEP, Ordering::SeqCst, Ordering::SeqCst).is_ok()
     }

@@ -8,7 +8,7 @@
 //! stream has to go on, and could not keep aligned what the sender aligned.
 //!
 //! # Invariants
-//! K6-K9 stand in the parts below; R1-R3 are the trait's.
+//! K8-K11 stand in the parts below; R1-R3 are the trait's.
 //!
 //! # Not here
 //! Where a message ends. The rings, the buffers, what a socket has under way: those are the parts.
@@ -150,8 +150,9 @@ impl Uring {
         self.output(handle)?;
         self.input(handle)?;
         let Some(socket) = self.sockets.get(handle) else { return Ok(()) };
-        if socket.ending == Ending::Flushing && socket.is_flushed() {
-            socket.ending = Ending::Now;
+        if socket.ending == Ending::Flushing && socket.is_sent() {
+            self.counters.calls += 1;
+            socket.say_end();
         }
         match socket.ending {
             Ending::Now => self.wind_up(handle, done),
@@ -192,7 +193,7 @@ impl Uring {
         let entry = entry.user_data(Tag { handle, kind: Kind::Input, flight: 0 }.pack());
         (socket.waits, socket.listening) = (false, true);
         socket.pending += 1;
-        // SAFETY: the buffers of a group stay, and nobody touches them, until they are taken (K7).
+        // SAFETY: the buffers of a group stay, and nobody touches them, until they are taken (K9).
         unsafe { self.ring.push(&entry) }?;
         Ok(true)
     }
@@ -208,7 +209,7 @@ impl Uring {
         Ok(())
     }
 
-    /// Sends what a socket has, unless it does already (K9).
+    /// Sends what a socket has, unless it does already (K11).
     fn output(&mut self, handle: Handle) -> io::Result<()> {
         let Some(socket) = self.sockets.get(handle) else { return Ok(()) };
         let Role::Connected(receive) = socket.role else { return Ok(()) };
@@ -236,7 +237,7 @@ impl Uring {
         let tag = Tag { handle, kind: Kind::Send, flight: socket.next_flight() };
         socket.pending += 1;
         // SAFETY: the message is boxed, and the parcels that it names are neither changed nor freed, until
-        // the send is over (K8).
+        // the send is over (K10).
         unsafe { self.ring.push(&entry.user_data(tag.pack())) }
     }
 
@@ -332,7 +333,8 @@ impl Driver for Uring {
     fn close(&mut self, handle: Handle, flush: bool) {
         let Some(socket) = self.sockets.get(handle) else { return };
         socket.ending = match socket.ending {
-            Ending::Not | Ending::Flushing if flush => Ending::Flushing,
+            Ending::Not if flush => Ending::Flushing,
+            as_before @ (Ending::Flushing | Ending::Draining) if flush => as_before,
             Ending::Not | Ending::Flushing | Ending::Draining | Ending::Now => Ending::Now,
         };
         socket.abort |= !flush;
@@ -375,7 +377,7 @@ impl Driver for Uring {
 }
 
 impl Drop for Uring {
-    /// Cancels all that is under way and waits for it: the kernel may touch our memory until then (K8).
+    /// Cancels all that is under way and waits for it: the kernel may touch our memory until then (K10).
     fn drop(&mut self) {
         if let Err(error) = self.end() {
             // It must not be freed under the kernel's hands.

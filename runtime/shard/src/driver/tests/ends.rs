@@ -117,6 +117,37 @@ fn a_close_that_flushes_delivers_everything_first() {
 }
 
 #[test]
+fn r4_a_close_in_order_loses_nothing_although_the_peer_is_sending() {
+    each_form(|form| {
+        for kind in KINDS {
+            let mut end = End::new(form);
+            let (one, other) = pair(kind);
+            let handle = end.adopt(one);
+            let peer = std::fs::File::from(other);
+            let mut writing = peer.try_clone().unwrap();
+            let writer = std::thread::spawn(move || writing.write_all(&bytes(0, 6_000_000)));
+            for n in 0..100 {
+                end.driver.send(handle, parcel(n * 40_000, 40_000)).unwrap();
+            }
+            end.driver.close(handle, true);
+            let reader = std::thread::spawn(move || {
+                let mut got = Vec::new();
+                (&peer).read_to_end(&mut got).unwrap();
+                let all = got == bytes(0, 4_000_000);
+                (writer.join().unwrap().is_ok(), all)
+            });
+            let mut came = Vec::new();
+            end.until(|end| {
+                came.extend(end.received(handle));
+                end.take(handle, closed).map(|error| assert_eq!(error, None))
+            });
+            assert_eq!(reader.join().unwrap(), (true, true), "{kind:?}");
+            assert!(came == bytes(0, 6_000_000), "{kind:?}");
+        }
+    });
+}
+
+#[test]
 fn a_close_that_does_not_flush_ends_although_the_peer_does_not_read() {
     each_form(|form| {
         for kind in KINDS {

@@ -83,7 +83,7 @@ impl Uring {
             return if over { self.hear_bell() } else { Ok(()) };
         }
         let Some(socket) = self.sockets.get(tag.handle) else {
-            unreachable!("K8: an operation has outlived its socket")
+            unreachable!("K10: an operation has outlived its socket")
         };
         socket.pending -= usize::from(over);
         match tag.kind {
@@ -211,7 +211,7 @@ impl Uring {
         }
     }
 
-    /// Ends what a socket has under way, and then the socket (R2, K8).
+    /// Ends what a socket has under way, and then the socket (R2, K10).
     pub(super) fn wind_up(&mut self, handle: Handle, done: &mut Vec<Completion>) -> io::Result<()> {
         let Some(socket) = self.sockets.get(handle) else { return Ok(()) };
         if socket.pending == 0 {
@@ -279,6 +279,20 @@ impl Socket {
     fn fail(&mut self, error: Errno) {
         self.error = Some(error.into());
         self.ending = Ending::Now;
+    }
+
+    /// All is sent: tells the peer, and goes on to receive until it ends too. If bytes came that nobody
+    /// receives, the kernel would reset the connection, and drop what it had taken to be sent (R4).
+    pub(super) fn say_end(&mut self) {
+        let Some(fd) = &self.fd else { return };
+        if !matches!(self.role, Role::Connected(_)) {
+            self.ending = Ending::Now;
+            return;
+        }
+        self.ending = Ending::Draining;
+        if let Err(error) = shutdown(fd, Shutdown::Write) {
+            self.fail(error);
+        }
     }
 
     /// Nothing more can be sent. What the peer had sent before is received still.

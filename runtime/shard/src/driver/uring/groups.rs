@@ -6,7 +6,7 @@
 //! as many buffers as it has receives under way, within bounds: few buffers stay warmer than many.
 //!
 //! # Invariants
-//! - **K7** Nobody but the kernel touches a buffer that lies in a group.
+//! - **K9** Nobody but the kernel touches a buffer that lies in a group.
 //!
 //! # Not here
 //! System calls, but for one that makes a group known.
@@ -47,7 +47,7 @@ const _: () = assert!(size_of::<Entry>() == 16);
 
 struct Group {
     page: Box<Page>,
-    /// The buffers that lie in it, by the number that the kernel calls them (**K7**).
+    /// The buffers that lie in it, by the number that the kernel calls them (**K9**).
     lent: Vec<Option<Arc<Shared>>>,
     /// The numbers that are free.
     free: Vec<u16>,

@@ -4,7 +4,7 @@
 //! raises a flag when there are some to be made, so that looking costs no system call.
 //!
 //! # Invariants
-//! - **K6** What has been pushed is counted until its last completion has been taken.
+//! - **K8** What has been pushed is counted until its last completion has been taken.
 //!
 //! # Not here
 //! What the operations mean.
@@ -37,7 +37,7 @@ const NEEDED: [(u8, &str); 5] = [
 /// The rings.
 pub(super) struct Ring {
     ring: IoUring,
-    /// **K6**.
+    /// **K8**.
     in_flight: usize,
     /// Completions that made room for others while operations were pushed.
     early: VecDeque<cqueue::Entry>,

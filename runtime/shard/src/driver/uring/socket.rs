@@ -1,9 +1,9 @@
 //! One socket of the io_uring form: which operations it has under way, and what they still need.
 //!
 //! # Invariants
-//! - **K8** A socket is kept until the last completion of its last operation, and with it all memory that
+//! - **K10** A socket is kept until the last completion of its last operation, and with it all memory that
 //!   the kernel may still read.
-//! - **K9** At most one send of a socket is under way, so that its bytes keep their order (R1).
+//! - **K11** At most one send of a socket is under way, so that its bytes keep their order (R1).
 //!
 //! # Not here
 //! Submitting.
@@ -49,13 +49,13 @@ pub(super) struct Socket {
     pub(super) sending: Sending,
     /// Bytes received so far.
     pub(super) received: u64,
-    /// Operations that are not over (**K8**).
+    /// Operations that are not over (**K10**).
     pub(super) pending: usize,
     /// A receive, an accept or a poll is under way.
     pub(super) listening: bool,
     /// There was more than the last receive took.
     pub(super) expects: bool,
-    /// What the send under way points at (**K9**).
+    /// What the send under way points at (**K11**).
     pub(super) message: Option<Box<Message>>,
     /// Sends without a copy that the kernel may still read, and those behind them.
     flights: VecDeque<Flight>,
@@ -102,9 +102,9 @@ impl Socket {
         Fd(self.fd.as_ref().map_or(-1, AsRawFd::as_raw_fd))
     }
 
-    /// Whether the kernel has taken all that was given, and reads none of it any more.
-    pub(super) fn is_flushed(&self) -> bool {
-        self.sending.is_empty() && self.message.is_none() && self.flights.is_empty()
+    /// Whether the kernel has taken all that was given.
+    pub(super) fn is_sent(&self) -> bool {
+        self.sending.is_empty() && self.message.is_none()
     }
 
     /// Whether what is sent may be sent without a copy: not over what has no network below it.
