@@ -66,6 +66,8 @@ struct Socket {
     closing: bool,
     /// It is closed in order: the peer has to end too.
     flush: bool,
+    /// The peer's last byte has been read.
+    peer_ended: bool,
     /// The peer was told that nothing more is sent.
     shut: bool,
     /// Why nothing can be sent any more.
@@ -124,6 +126,7 @@ impl Epoll {
             ended: false,
             closing: false,
             flush: false,
+            peer_ended: false,
             shut: false,
             failed: None,
         };
@@ -298,6 +301,11 @@ impl Epoll {
         };
         if len == 0 {
             self.buffers.give(buffer);
+            if socket.flush && socket.failed.is_none() && !socket.sending.is_empty() {
+                // It is closed in order once all is sent (K6).
+                socket.peer_ended = true;
+                return Ok(false);
+            }
             let failed = socket.failed.map(io::Error::from);
             self.closed(handle, failed, done);
             return Ok(false);
@@ -396,7 +404,8 @@ impl Epoll {
         if !socket.closing || !socket.sending.is_empty() {
             return;
         }
-        let in_order = socket.flush && matches!(socket.role, Role::Connected(_));
+        let connected = matches!(socket.role, Role::Connected(_));
+        let in_order = socket.flush && connected && !socket.peer_ended;
         if !in_order {
             self.closed(handle, None, done);
         } else if !std::mem::replace(&mut socket.shut, true) {

@@ -8,7 +8,7 @@
 //! stream has to go on, and could not keep aligned what the sender aligned.
 //!
 //! # Invariants
-//! K8-K11 stand in the parts below; R1-R3 are the trait's.
+//! K8-K11 stand in the parts below; R1-R4 are the trait's.
 //!
 //! # Not here
 //! Where a message ends. The rings, the buffers, what a socket has under way: those are the parts.
@@ -163,7 +163,7 @@ impl Uring {
     /// Takes in from a socket, unless it does already.
     fn input(&mut self, handle: Handle) -> io::Result<()> {
         let Some(socket) = self.sockets.get(handle) else { return Ok(()) };
-        if socket.listening || socket.waits || socket.ending == Ending::Now {
+        if socket.listening || socket.waits || socket.ended || socket.ending == Ending::Now {
             return Ok(());
         }
         let fd = socket.fd();

@@ -148,6 +148,33 @@ fn r4_a_close_in_order_loses_nothing_although_the_peer_is_sending() {
 }
 
 #[test]
+fn r4_two_ends_that_close_in_order_at_once_get_all_of_each_other() {
+    each_form(|form| {
+        for kind in KINDS {
+            let mut end = End::new(form);
+            let (one, other) = pair(kind);
+            let handles = [end.adopt(one), end.adopt(other)];
+            // The one has said all long before the other has.
+            for (handle, parcels) in handles.into_iter().zip([1, 200]) {
+                for n in 0..parcels {
+                    end.driver.send(handle, parcel(n * 40_000, 40_000)).unwrap();
+                }
+                end.driver.close(handle, true);
+            }
+            for (handle, parcels) in handles.into_iter().zip([200, 1]) {
+                let mut came = Vec::new();
+                end.until(|end| {
+                    came.extend(end.received(handle));
+                    end.take(handle, closed).map(|error| assert_eq!(error, None))
+                });
+                came.extend(end.received(handle));
+                assert!(came == bytes(0, parcels * 40_000), "{kind:?}");
+            }
+        }
+    });
+}
+
+#[test]
 fn a_close_that_does_not_flush_ends_although_the_peer_does_not_read() {
     each_form(|form| {
         for kind in KINDS {

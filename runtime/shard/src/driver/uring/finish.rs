@@ -121,8 +121,7 @@ impl Uring {
         self.deep |= socket.expects;
         let mut frame = None;
         match outcome(entry) {
-            // After the last byte, so in order if nothing else was wrong.
-            Ok(0) => socket.ending = Ending::Now,
+            Ok(0) => socket.peer_ends(),
             Ok(len) => {
                 let (start, shared) = (usize::from(group), buffer.clone());
                 frame = shared.and_then(|shared| Frame::new(shared, start, start + len));
@@ -281,11 +280,19 @@ impl Socket {
         self.ending = Ending::Now;
     }
 
+    /// The last byte has come. Who is closing in order still sends all that was given (R4).
+    fn peer_ends(&mut self) {
+        self.ended = true;
+        if self.ending != Ending::Flushing {
+            self.ending = Ending::Now;
+        }
+    }
+
     /// All is sent: tells the peer, and goes on to receive until it ends too. If bytes came that nobody
     /// receives, the kernel would reset the connection, and drop what it had taken to be sent (R4).
     pub(super) fn say_end(&mut self) {
         let Some(fd) = &self.fd else { return };
-        if !matches!(self.role, Role::Connected(_)) {
+        if self.ended || !matches!(self.role, Role::Connected(_)) {
             self.ending = Ending::Now;
             return;
         }

@@ -62,6 +62,8 @@ pub(super) struct Socket {
     /// The number of the first of them.
     first_flight: u16,
     pub(super) zero_copy: bool,
+    /// The peer has ended: there is nothing more to receive.
+    pub(super) ended: bool,
     pub(super) ending: Ending,
     /// What was sent need not arrive.
     pub(super) abort: bool,
@@ -88,6 +90,7 @@ impl Socket {
             flights: VecDeque::new(),
             first_flight: 0,
             zero_copy: false,
+            ended: false,
             ending: Ending::Not,
             abort: false,
             cancelling: false,
