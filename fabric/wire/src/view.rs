@@ -3,7 +3,7 @@
 //! # Invariants
 //! - **W11** The bytes of a slot stay at their address, and only their owner writes them, until
 //!   the slot is dropped.
-//! - **W12** What is promised to rkyv of a pointer is what rkyv itself promised of it.
+//! - **W15** What is promised to rkyv of a pointer is what rkyv itself promised of it.
 //!
 //! # Not here
 //! Who owns a slot at which time.

@@ -5,7 +5,7 @@
 //! itself, as it was given.
 //!
 //! # Invariants
-//! - **W13** The bytes behind a view were checked as a `T` at the place that it names, in a frame that it
+//! - **W16** The bytes behind a view were checked as a `T` at the place that it names, in a frame that it
 //!   shares, whose memory nobody writes before the last share is gone (**W10**, **W11**).
 //!
 //! # Not here
@@ -43,7 +43,7 @@ enum Form<T: Archive> {
     InFrame(Checked<T>),
 }
 
-/// A place in a frame where a `T` lies (**W13**).
+/// A place in a frame where a `T` lies (**W16**).
 struct Checked<T> {
     frame: Frame,
     at: usize,
@@ -52,7 +52,7 @@ struct Checked<T> {
 
 impl<T: Archive> Checked<T> {
     fn get(&self) -> &T::Archived {
-        // SAFETY: W13: a `T::Archived` was checked at this place of these very bytes.
+        // SAFETY: W16: a `T::Archived` was checked at this place of these very bytes.
         unsafe { rkyv::api::access_pos_unchecked(self.frame.bytes(), self.at) }
     }
 }
@@ -175,10 +175,10 @@ impl<T: Archive> fmt::Debug for ArchivedView<T> {
     }
 }
 
-// SAFETY: W13: it is the archived value, which is portable.
+// SAFETY: W16: it is the archived value, which is portable.
 unsafe impl<T: Archive> Portable for ArchivedView<T> {}
 
-// SAFETY: W13: it is valid exactly if the archived value is.
+// SAFETY: W16: it is valid exactly if the archived value is.
 unsafe impl<T, C> CheckBytes<C> for ArchivedView<T>
 where
     T: Archive,
@@ -186,7 +186,7 @@ where
     C: Fallible + ?Sized,
 {
     unsafe fn check_bytes(value: *const Self, context: &mut C) -> Result<(), C::Error> {
-        // SAFETY: W13: the pointer is the archived value's, and the caller promises the rest.
+        // SAFETY: W16: the pointer is the archived value's, and the caller promises the rest.
         unsafe { T::Archived::check_bytes(value.cast(), context) }
     }
 }
@@ -209,12 +209,12 @@ impl<T: Archive> Archive for View<T> {
     type Resolver = ViewResolver<T>;
 
     fn resolve(&self, resolver: Self::Resolver, out: Place<Self::Archived>) {
-        // SAFETY: W13: an archived view is the archived value and nothing else.
+        // SAFETY: W16: an archived view is the archived value and nothing else.
         let out = unsafe { out.cast_unchecked::<T::Archived>() };
         let ViewResolver { resolver, value: read } = resolver;
         match (&self.0, &read) {
             (_, Some(value)) | (Form::Value { value, .. }, None) => value.resolve(resolver, out),
-            (Form::InFrame(_), None) => unreachable!("W13: what is in a frame is read first"),
+            (Form::InFrame(_), None) => unreachable!("W16: what is in a frame is read first"),
         }
     }
 }
@@ -283,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn w13_a_view_reads_the_bytes_of_the_frame_it_came_in() {
+    fn w16_a_view_reads_the_bytes_of_the_frame_it_came_in() {
         let frame = frame_of(&sample(1_000));
         let (number, bytes, name): Arguments = Rkyv::decode_in(Part::all(&frame)).unwrap();
         let range = frame.bytes().as_ptr_range();

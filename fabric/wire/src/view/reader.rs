@@ -48,7 +48,7 @@ impl<E: rancor::Source> Pooling<E> for Source<'_> {
         ptr: ErasedPtr,
         drop: unsafe fn(ErasedPtr),
     ) -> Result<(), E> {
-        // SAFETY: W12: what the caller promises of `ptr` and `drop` is what the pool asks.
+        // SAFETY: W15: what the caller promises of `ptr` and `drop` is what the pool asks.
         unsafe { <Pool as Pooling<E>>::finish_pooling(&mut self.pool, address, ptr, drop) }
     }
 }

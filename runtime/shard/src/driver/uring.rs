@@ -8,7 +8,7 @@
 //! stream has to go on, and could not keep aligned what the sender aligned.
 //!
 //! # Invariants
-//! K8-K11 stand in the parts below; R1-R4 are the trait's.
+//! K8, K9, K12 and K13 stand in the parts below; R1-R4 are the trait's.
 //!
 //! # Not here
 //! Where a message ends. The rings, the buffers, what a socket has under way: those are the parts.
@@ -209,7 +209,7 @@ impl Uring {
         Ok(())
     }
 
-    /// Sends what a socket has, unless it does already (K11).
+    /// Sends what a socket has, unless it does already (K13).
     fn output(&mut self, handle: Handle) -> io::Result<()> {
         let Some(socket) = self.sockets.get(handle) else { return Ok(()) };
         let Role::Connected(receive) = socket.role else { return Ok(()) };
@@ -237,7 +237,7 @@ impl Uring {
         let tag = Tag { handle, kind: Kind::Send, flight: socket.next_flight() };
         socket.pending += 1;
         // SAFETY: the message is boxed, and the parcels that it names are neither changed nor freed, until
-        // the send is over (K10).
+        // the send is over (K12).
         unsafe { self.ring.push(&entry.user_data(tag.pack())) }
     }
 
@@ -377,7 +377,7 @@ impl Driver for Uring {
 }
 
 impl Drop for Uring {
-    /// Cancels all that is under way and waits for it: the kernel may touch our memory until then (K10).
+    /// Cancels all that is under way and waits for it: the kernel may touch our memory until then (K12).
     fn drop(&mut self) {
         if let Err(error) = self.end() {
             // It must not be freed under the kernel's hands.

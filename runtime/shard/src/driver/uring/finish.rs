@@ -83,7 +83,7 @@ impl Uring {
             return if over { self.hear_bell() } else { Ok(()) };
         }
         let Some(socket) = self.sockets.get(tag.handle) else {
-            unreachable!("K10: an operation has outlived its socket")
+            unreachable!("K12: an operation has outlived its socket")
         };
         socket.pending -= usize::from(over);
         match tag.kind {
@@ -210,7 +210,7 @@ impl Uring {
         }
     }
 
-    /// Ends what a socket has under way, and then the socket (R2, K10).
+    /// Ends what a socket has under way, and then the socket (R2, K12).
     pub(super) fn wind_up(&mut self, handle: Handle, done: &mut Vec<Completion>) -> io::Result<()> {
         let Some(socket) = self.sockets.get(handle) else { return Ok(()) };
         if socket.pending == 0 {

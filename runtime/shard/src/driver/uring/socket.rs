@@ -1,9 +1,9 @@
 //! One socket of the io_uring form: which operations it has under way, and what they still need.
 //!
 //! # Invariants
-//! - **K10** A socket is kept until the last completion of its last operation, and with it all memory that
+//! - **K12** A socket is kept until the last completion of its last operation, and with it all memory that
 //!   the kernel may still read.
-//! - **K11** At most one send of a socket is under way, so that its bytes keep their order (R1).
+//! - **K13** At most one send of a socket is under way, so that its bytes keep their order (R1).
 //!
 //! # Not here
 //! Submitting.
@@ -49,13 +49,13 @@ pub(super) struct Socket {
     pub(super) sending: Sending,
     /// Bytes received so far.
     pub(super) received: u64,
-    /// Operations that are not over (**K10**).
+    /// Operations that are not over (**K12**).
     pub(super) pending: usize,
     /// A receive, an accept or a poll is under way.
     pub(super) listening: bool,
     /// There was more than the last receive took.
     pub(super) expects: bool,
-    /// What the send under way points at (**K11**).
+    /// What the send under way points at (**K13**).
     pub(super) message: Option<Box<Message>>,
     /// Sends without a copy that the kernel may still read, and those behind them.
     flights: VecDeque<Flight>,
