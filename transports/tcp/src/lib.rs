@@ -28,6 +28,7 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 pub use framing::Counters;
 use framing::Framing;
+use secure::Refusals;
 use tls::{Session, Work};
 pub use tls::{Tls, TlsError};
 
@@ -82,7 +83,7 @@ pub struct Tcp {
     work: Work,
     /// Links whose records [`Transport::flush`] gives to the driver.
     sealed: Vec<LinkId>,
-    refused: u64,
+    refusals: Refusals,
 }
 
 impl Tcp {
@@ -111,7 +112,7 @@ impl Tcp {
             tls: config.tls,
             work: Work::default(),
             sealed: Vec::new(),
-            refused: 0,
+            refusals: Refusals::default(),
         })
     }
 
@@ -128,11 +129,11 @@ impl Tcp {
         self.links.values().map(|link| link.slots.lent() + sealed(link)).sum()
     }
 
-    /// Links that TLS has ended: a peer without a certificate of the authority, or without TLS, or bytes
-    /// that were tampered with.
+    /// Links that were ended for the sake of TLS: a peer without a certificate of the authority, only one
+    /// of the two ends with TLS at all, or bytes that were tampered with.
     #[must_use]
     pub fn refused(&self) -> u64 {
-        self.refused
+        self.refusals.count()
     }
 
     fn insert(
@@ -205,6 +206,7 @@ impl Tcp {
             return self.hear(io, id, piece.bytes());
         }
         if link.framing.is_new() && secure::speaks_tls(piece.bytes()) {
+            self.refusals.note(io.now, link.peer, secure::PEER_SPEAKS_TLS);
             link.why = Some(Down::Failed(secure::PEER_SPEAKS_TLS.to_owned()));
             return io.driver.close(link.handle, false);
         }
@@ -226,13 +228,19 @@ impl Tcp {
         let Some(link) = self.links.remove(&id) else { return };
         self.by_handle.remove(&link.handle);
         self.gone = add(self.gone, link.framing.counters);
-        let ended = link.tls.as_ref().map_or(Down::There, |session| secure::cut(session));
+        let (peer, in_handshake) = (link.peer, link.tls.is_some() && !link.up);
         let why = link.why.unwrap_or_else(|| match error {
-            None => ended,
-            Some(error) if is_the_peers(error.kind()) => ended,
-            Some(error) => Down::Failed(error.to_string()),
+            Some(error) if !is_the_peers(error.kind()) => Down::Failed(error.to_string()),
+            None | Some(_) if in_handshake => {
+                self.refusals.note(io.now, peer, secure::CUT);
+                Down::Failed(secure::CUT.to_owned())
+            }
+            None | Some(_) => Down::There,
         });
-        io.events.push(Event::Down { link: id, why });
+        // A link that was accepted is nobody's before it is up.
+        if link.up || !link.accepted {
+            io.events.push(Event::Down { link: id, why });
+        }
     }
 
     /// Slots may come home without having been sent: unused, or from another thread.

@@ -3,15 +3,18 @@
 //! # Invariants
 //! - **C2** Records of a link are given to the driver in order, and those that it refuses are kept. They
 //!   are bounded by the slots of the session.
-//! - **C3** A link with TLS whose stream ends without a goodbye has failed: anybody on the way can end a
-//!   stream, and only the peer can say goodbye.
+//! - **C3** A link that is refused is counted and logged at the end that refuses it, and one that says why
+//!   again and again does not fill the log.
 //!
 //! # Not here
 //! Records and certificates: they are the session's.
 
+use std::net::SocketAddr;
+use std::time::Duration;
+
 use epicserver_link::driver::{Driver, Handle};
 use epicserver_link::{Down, Io, Parcel};
-use epicserver_wire::LinkId;
+use epicserver_wire::{LinkId, Time};
 
 use crate::tls::{Heard, Session, Tls, Trouble};
 use crate::{LINGER, Tcp};
@@ -26,14 +29,41 @@ pub(crate) fn speaks_tls(bytes: &[u8]) -> bool {
     matches!(bytes, [0x15 | 0x16, 0x03, 0x00..=0x04, ..])
 }
 
-/// Why a link is down whose stream has ended without a goodbye (**C3**).
-pub(crate) fn cut(session: &Session) -> Down {
-    Down::Failed(match session.is_up() {
-        true => "TLS: the stream ended without a goodbye".to_owned(),
-        false => "TLS: the peer ended the connection in the handshake; \
-                  does it speak TLS, and know our authority?"
-            .to_owned(),
-    })
+/// Why a link is down whose peer has closed it before it was up.
+pub(crate) const CUT: &str = "TLS: the peer ended the connection in the handshake; does it speak TLS, and know our authority?";
+/// After how long the log is told the same once more.
+const AGAIN: Duration = Duration::from_secs(10);
+
+/// The links that were refused (**C3**).
+#[derive(Default)]
+pub(crate) struct Refusals {
+    count: u64,
+    /// What was logged last, and when it may be logged again.
+    last: String,
+    again: Time,
+}
+
+impl Refusals {
+    /// How many there were.
+    pub(crate) fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// The link to `peer` is refused.
+    pub(crate) fn note(&mut self, now: Time, peer: SocketAddr, why: &str) {
+        self.count += 1;
+        if self.last != why || now >= self.again {
+            tracing::warn!(%peer, %why, refused = self.count, "a link was refused");
+            why.clone_into(&mut self.last);
+            self.again = now + AGAIN;
+        }
+    }
+
+    /// What was logged last.
+    #[cfg(test)]
+    pub(crate) fn last(&self) -> &str {
+        &self.last
+    }
 }
 
 /// Gives the driver what is sealed, and says whether it took all.
@@ -117,13 +147,33 @@ impl Tcp {
     fn give_up(&mut self, io: &mut Io<'_>, id: LinkId, trouble: &Trouble) {
         let Some(link) = self.links.get_mut(&id) else { return };
         if link.why.is_none() {
-            self.refused += 1;
-            link.why = Some(Down::Failed(trouble.to_string()));
+            let why = trouble.to_string();
+            self.refusals.note(io.now, link.peer, &why);
+            link.why = Some(Down::Failed(why));
         }
         link.until = Some(io.now + LINGER);
         match link.tls {
             Some(_) => self.send_sealed(io, id, true),
             None => io.driver.close(link.handle, false),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn c3_every_refusal_is_counted_and_the_same_one_is_logged_once_in_a_while() {
+        let (mut refusals, now) = (Refusals::default(), Time::ZERO + Duration::from_secs(1));
+        let peer = SocketAddr::from(([127, 0, 0, 1], 1));
+        refusals.note(now, peer, "one");
+        let again = refusals.again;
+        refusals.note(now + Duration::from_secs(1), peer, "one");
+        assert_eq!(refusals.again, again, "it is not said again yet");
+        refusals.note(again, peer, "one");
+        assert_eq!(refusals.again, again + AGAIN);
+        refusals.note(again, peer, "another");
+        assert_eq!((refusals.count(), refusals.last()), (4, "another"));
     }
 }

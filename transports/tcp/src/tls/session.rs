@@ -134,11 +134,6 @@ impl Session {
         Self { side, flow, begun: Vec::new(), sealing: None, stage: Stage::Open }
     }
 
-    /// Whether both ends have shown who they are.
-    pub(crate) fn is_up(&self) -> bool {
-        self.flow.up
-    }
-
     /// Slots that are lent now.
     pub(crate) fn lent(&self) -> usize {
         self.flow.slots.lent()

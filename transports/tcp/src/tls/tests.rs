@@ -7,7 +7,8 @@ mod proxy;
 use super::*;
 use crate::tests::forms;
 use ends::{
-    AnySlots, Authority, End, Joined, both_down, down, frame, join, message, read, until, up,
+    AnySlots, Authority, End, Joined, both_down, both_end, down, frame, join, message, read, until,
+    up,
 };
 use epicserver_link::driver::Form;
 use epicserver_link::{Down, Event, Transport};
@@ -150,10 +151,10 @@ fn refused(dialling: &Tls, other: &Tls) -> [String; 2] {
     let mut ends = [End::new(Some(dialling)), End::new(Some(other))];
     let to = ends[1].address();
     ends[0].dial(1, to);
-    let why = both_down(&mut ends);
+    let why = both_end(&mut ends);
     assert!(ends.iter().all(|end| end.tcp.refused() == 1), "each end has counted it");
     assert!(ends[1].take(up).is_none(), "TL1");
-    why.map(|why| why.to_string())
+    why
 }
 
 #[test]
@@ -182,9 +183,10 @@ fn tl1_a_peer_without_a_certificate_is_refused() {
     let mut ends = [End::new(Some(&ours.member()))];
     let to = ends[0].address();
     let client = proxy::client_without_certificate(&ours.ca(), to);
-    let why = until(&mut ends, |ends| ends[0].take(down)).to_string();
-    assert_eq!(why, "TLS: peer sent no certificates");
-    assert!(ends[0].take(up).is_none(), "TL1");
+    until(&mut ends, |_| client.is_finished().then_some(()));
+    assert_eq!(ends[0].tcp.refused(), 1);
+    assert_eq!(ends[0].tcp.refusals.last(), "TLS: peer sent no certificates");
+    assert!(ends[0].events.is_empty(), "TL1");
     assert!(client.join().unwrap().contains("CertificateRequired"));
 }
 
@@ -220,7 +222,7 @@ fn misfits(mut ends: [End; 2]) -> [String; 2] {
     });
     let parcel = message(&slots, 1, 100).unwrap();
     drop(ends[at].with(|tcp, io| tcp.submit(io, link, parcel)));
-    both_down(&mut ends).map(|why| why.to_string())
+    both_end(&mut ends)
 }
 
 #[test]
@@ -287,7 +289,7 @@ fn a_bit_that_is_changed_on_the_way_ends_the_link_and_no_message_comes_of_it() {
     until(&mut joined.ends, |ends| ends[1].take(frame));
     proxy.flip();
     say(&mut joined, 60);
-    let [here, there] = both_down(&mut joined.ends).map(|why| why.to_string());
+    let [here, there] = both_end(&mut joined.ends);
     assert_eq!(there, "TLS: cannot decrypt peer's message");
     assert_eq!(here, "TLS: received fatal alert: BadRecordMac");
     assert!(joined.ends[1].take(frame).is_none());
@@ -295,13 +297,11 @@ fn a_bit_that_is_changed_on_the_way_ends_the_link_and_no_message_comes_of_it() {
 }
 
 #[test]
-fn c3_a_stream_that_is_cut_without_a_goodbye_has_failed() {
+fn a_stream_that_is_cut_without_a_goodbye_is_down_as_if_the_process_had_ended() {
     let (mut joined, proxy) = through_proxy();
     proxy.cut();
     say(&mut joined, 60);
-    for why in both_down(&mut joined.ends) {
-        assert_eq!(why, Down::Failed("TLS: the stream ended without a goodbye".to_owned()));
-    }
+    assert_eq!(both_down(&mut joined.ends), [Down::There, Down::There]);
     assert!(joined.ends[1].take(frame).is_none());
 }
 

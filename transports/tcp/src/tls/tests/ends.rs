@@ -118,6 +118,17 @@ pub(crate) fn both_down(ends: &mut [End; 2]) -> [Down; 2] {
     [first, until(ends, |ends| ends[1].take(down))]
 }
 
+/// What becomes of a link that the first of two ends has dialled, and that the second refuses or loses: one
+/// that was never up there is in its log alone.
+pub(crate) fn both_end(ends: &mut [End; 2]) -> [String; 2] {
+    let here = until(ends, |ends| ends[0].take(down));
+    let there = until(ends, |ends| {
+        let lost = ends[1].take(down).map(|why| why.to_string());
+        lost.or_else(|| Some(ends[1].tcp.refusals.last().to_owned()).filter(|why| !why.is_empty()))
+    });
+    [here.to_string(), there]
+}
+
 /// Two ends whose link is up.
 pub(crate) struct Joined {
     pub(crate) ends: [End; 2],
