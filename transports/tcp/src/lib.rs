@@ -63,8 +63,6 @@ struct Link {
     slots: Arc<HeapPool>,
     framing: Framing,
     tls: Option<Box<Session>>,
-    /// It has records that have not been given to the driver.
-    sealed: bool,
     /// When it is given up: a dial that takes too long, or a close.
     until: Option<Time>,
     why: Option<Down>,
@@ -81,8 +79,6 @@ pub struct Tcp {
     gone: Counters,
     tls: Option<Tls>,
     work: Work,
-    /// Links whose records [`Transport::flush`] gives to the driver.
-    sealed: Vec<LinkId>,
     refusals: Refusals,
 }
 
@@ -111,7 +107,6 @@ impl Tcp {
             gone: Counters::default(),
             tls: config.tls,
             work: Work::default(),
-            sealed: Vec::new(),
             refusals: Refusals::default(),
         })
     }
@@ -151,7 +146,6 @@ impl Tcp {
             slots: HeapPool::new(SLOTS_MAX, SLOT_BYTES),
             framing: Framing::default(),
             tls: None,
-            sealed: false,
             until: Some(now + DIAL),
             why: None,
             refused: false,
@@ -304,27 +298,16 @@ impl Transport for Tcp {
             None => io.driver.send(link.handle, parcel).inspect_err(|_| link.refused = true),
             Some(session) => {
                 session.give(parcel).inspect_err(|_| link.refused = true)?;
-                if !std::mem::replace(&mut link.sealed, true) {
-                    self.sealed.push(id);
-                }
-                self.send_sealed(io, id, false);
+                self.send_sealed(io, id);
+                // The slots of what is sealed are free.
+                self.has_room(io, id);
                 Ok(())
             }
         }
     }
 
-    fn flush(&mut self, io: &mut Io<'_>) {
-        // The driver sends all that it was given when it is polled, in one call for each socket. Records
-        // were held back to fill slots.
-        let mut sealed = std::mem::take(&mut self.sealed);
-        for id in sealed.drain(..) {
-            if let Some(link) = self.links.get_mut(&id) {
-                link.sealed = false;
-                self.send_sealed(io, id, true);
-                self.has_room(io, id);
-            }
-        }
-        self.sealed = sealed;
+    fn flush(&mut self, _: &mut Io<'_>) {
+        // The driver sends all that it was given when it is polled, in one call for each socket.
     }
 
     fn complete(&mut self, io: &mut Io<'_>, completion: Completion) {
@@ -337,7 +320,7 @@ impl Transport for Tcp {
             Done::Connected => self.connected(io, id),
             Done::Received(piece) => self.received(io, id, &piece),
             Done::Sent(_) => {
-                self.send_sealed(io, id, true);
+                self.send_sealed(io, id);
                 self.has_room(io, id);
             }
             Done::Closed(error) => self.closed(io, id, error),
@@ -371,7 +354,7 @@ impl Transport for Tcp {
             link.until = Some(io.now + LINGER);
             match &link.tls {
                 None => io.driver.close(link.handle, true),
-                Some(_) => self.send_sealed(io, id, true),
+                Some(_) => self.send_sealed(io, id),
             }
         }
     }

@@ -67,8 +67,8 @@ impl Refusals {
 }
 
 /// Gives the driver what is sealed, and says whether it took all.
-fn give_sealed(session: &mut Session, driver: &mut dyn Driver, (to, all): (Handle, bool)) -> bool {
-    while let Some(sealed) = session.next_sealed(all) {
+fn give_sealed(session: &mut Session, driver: &mut dyn Driver, to: Handle) -> bool {
+    while let Some(sealed) = session.next_sealed() {
         if let Err(parcel) = driver.send(to, Parcel::of(sealed)) {
             // C2.
             session.put_back(parcel.head);
@@ -103,7 +103,7 @@ impl Tcp {
         let outcome = session.hear(bytes, &mut self.work);
         self.tell(io, id);
         match outcome {
-            Ok(()) => self.send_sealed(io, id, false),
+            Ok(()) => self.send_sealed(io, id),
             Err(trouble) => self.give_up(io, id, &trouble),
         }
     }
@@ -127,14 +127,14 @@ impl Tcp {
         self.work.heard = heard;
     }
 
-    /// Seals what a link was given and gives it to the driver; with `all`, slots that are not full too. A
-    /// link that is being closed says goodbye after that.
-    pub(crate) fn send_sealed(&mut self, io: &mut Io<'_>, id: LinkId, all: bool) {
+    /// Seals what a link was given and gives it to the driver. A link that is being closed says goodbye
+    /// after that.
+    pub(crate) fn send_sealed(&mut self, io: &mut Io<'_>, id: LinkId) {
         let Some(link) = self.links.get_mut(&id) else { return };
         let Some(session) = &mut link.tls else { return };
         let outcome = session.seal(&mut self.work);
         let ends = link.why.is_some() && session.close(&mut self.work);
-        if give_sealed(session, io.driver, (link.handle, all || ends)) && ends {
+        if give_sealed(session, io.driver, link.handle) && ends {
             io.driver.close(link.handle, true);
         }
         self.tell(io, id);
@@ -153,7 +153,7 @@ impl Tcp {
         }
         link.until = Some(io.now + LINGER);
         match link.tls {
-            Some(_) => self.send_sealed(io, id, true),
+            Some(_) => self.send_sealed(io, id),
             None => io.driver.close(link.handle, false),
         }
     }

@@ -35,8 +35,8 @@ const RECORD: usize = 16 << 10;
 const RECORD_EXTRA: usize = 5 + 1 + 16;
 /// Bytes of a slot for records: those of a whole slot of messages, and twice a change of keys.
 const SEALED_BYTES: usize = (4 * (RECORD + RECORD_EXTRA) + 2 * 64).next_multiple_of(16);
-/// Slots for records of one link.
-const SEALED_MAX: usize = 64;
+/// Slots for records of one link: no parcel is refused that would not be in the clear.
+const SEALED_MAX: usize = crate::SLOTS_MAX;
 /// Bytes that are kept of a record or a message of the handshake whose end has not come.
 const BEGUN_MAX: usize = (64 << 10) + RECORD;
 /// Room for what ends a session.
@@ -252,9 +252,9 @@ impl Session {
         true
     }
 
-    /// The next slot of records to be sent; with `all`, the one that has room left too.
-    pub(crate) fn next_sealed(&mut self, all: bool) -> Option<FrameMut> {
-        if all && self.flow.sealed.is_empty() {
+    /// The next slot of records to be sent.
+    pub(crate) fn next_sealed(&mut self) -> Option<FrameMut> {
+        if self.flow.sealed.is_empty() {
             self.flow.shut();
         }
         self.flow.sealed.pop_front()

@@ -94,7 +94,7 @@ fn t4_a_receiver_that_does_not_read_stops_its_sender_and_nothing_is_lost() {
         }
         assert!(sent > 10);
         let lent = joined.ends[0].tcp.lent();
-        assert!(lent <= 64 + 1, "{lent} slots wait");
+        assert!(lent <= crate::SLOTS_MAX + 1, "{lent} slots wait");
         joined.ends[0].events.clear();
         let mut got = 0;
         until(&mut joined.ends, |ends| {

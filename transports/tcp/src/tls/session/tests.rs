@@ -37,7 +37,7 @@ impl Half {
     fn records(&mut self) -> Vec<u8> {
         let mut records = Vec::new();
         self.session.seal(&mut self.work).unwrap();
-        while let Some(sealed) = self.session.next_sealed(true) {
+        while let Some(sealed) = self.session.next_sealed() {
             records.extend_from_slice(sealed.bytes());
             drop(sealed);
             self.session.seal(&mut self.work).unwrap();
@@ -153,7 +153,7 @@ fn ts2_a_greeting_that_never_ends_is_given_up() {
 #[test]
 fn ts3_while_a_parcel_waits_for_slots_no_other_is_taken_and_none_is_lost() {
     let (mut halves, slots) = up();
-    let mut said = halves[0].say(&slots, 7, 5 << 20);
+    let mut said = halves[0].say(&slots, 7, 20 << 20);
     let Half { session, work, .. } = &mut halves[0];
     session.seal(work).unwrap();
     assert!(!session.takes());
@@ -170,7 +170,7 @@ fn ts3_while_a_parcel_waits_for_slots_no_other_is_taken_and_none_is_lost() {
 #[test]
 fn a_session_that_is_closed_seals_what_it_has_before_it_says_goodbye() {
     let (mut halves, slots) = up();
-    let said = halves[0].say(&slots, 7, 5 << 20);
+    let said = halves[0].say(&slots, 7, 20 << 20);
     let Half { session, work, .. } = &mut halves[0];
     session.seal(work).unwrap();
     assert!(!session.close(work), "a parcel still waits");
