@@ -1,7 +1,10 @@
-//! TCP passes the suite of all transports, over IPv4 and IPv6, on every form of the driver that there is.
+//! TCP passes the suite of all transports, over IPv4 and IPv6, on every form of the driver that there is, in
+//! the clear and with TLS.
 //!
 //! # Not here
 //! What is TCP's own: which messages are copied, see the unit tests.
+
+mod member;
 
 use std::any::Any;
 use std::io::{ErrorKind, Read as _, Write as _};
@@ -11,7 +14,8 @@ use epicserver_link::conformance::{Lacks, Raw, Seat, Subject};
 use epicserver_link::driver::{Form, Owner};
 use epicserver_link::{Address, Transport};
 use epicserver_shard::driver::{DriverError, open};
-use epicserver_tcp::{Config, SCHEME, Tcp};
+use epicserver_tcp::{Config, SCHEME, Tcp, Tls};
+use member::Member;
 use socket2::{Domain, Socket, Type};
 
 const V4: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
@@ -20,6 +24,7 @@ const V6: IpAddr = IpAddr::V6(Ipv6Addr::LOCALHOST);
 struct Over {
     form: Form,
     ip: IpAddr,
+    tls: Option<(Tls, Member)>,
 }
 
 /// TCP at `ip` with drivers of `form`, or why there is none here.
@@ -34,7 +39,15 @@ fn over(form: Form, ip: IpAddr) -> Result<Over, Lacks> {
     }
     let loopback = TcpListener::bind((ip, 0));
     loopback.map_err(|error| Lacks::Machine(format!("no loopback at {ip}: {error}")))?;
-    Ok(Over { form, ip })
+    Ok(Over { form, ip, tls: None })
+}
+
+/// The same with TLS.
+fn secure(form: Form, ip: IpAddr) -> Result<Over, Lacks> {
+    let over = over(form, ip)?;
+    let member = Member::new().unwrap_or_else(|error| panic!("no certificates: {error}"));
+    let tls = member.tls().unwrap_or_else(|error| panic!("{error}"));
+    Ok(Over { tls: Some((tls, member)), ..over })
 }
 
 fn because(error: &dyn std::error::Error) -> String {
@@ -52,8 +65,9 @@ impl Subject for Over {
         let driver = open(Some(self.form)).map_err(|error: DriverError| because(&error));
         let driver = driver.unwrap_or_else(|error| panic!("{error}"));
         let at = SocketAddr::new(self.ip, 0);
+        let tls = self.tls.as_ref().map(|(tls, _)| tls.clone());
+        let config = Config { addresses: vec![at], tls };
         let seat = Seat::open(driver, |io| {
-            let config = Config { addresses: vec![at], tls: None };
             Tcp::listen(Owner(0), config, io).map(|tcp| Box::new(tcp) as Box<dyn Transport>)
         });
         seat.unwrap_or_else(|refused| panic!("{}", because(&refused)))
@@ -92,7 +106,10 @@ impl Subject for Over {
     fn raw(&self, to: &Address) -> Option<Box<dyn Raw>> {
         let stream = TcpStream::connect(to.rest()).ok()?;
         stream.set_nodelay(true).ok()?;
-        Some(Box::new(RawTcp { stream }))
+        match &self.tls {
+            None => Some(Box::new(RawTcp { stream })),
+            Some((_, member)) => Some(Box::new(member.raw(stream)?)),
+        }
     }
 }
 
@@ -122,3 +139,5 @@ epicserver_link::conformance!(mod epoll_v4, over(Form::Epoll, V4));
 epicserver_link::conformance!(mod epoll_v6, over(Form::Epoll, V6));
 epicserver_link::conformance!(mod uring_v4, over(Form::Uring, V4));
 epicserver_link::conformance!(mod uring_v6, over(Form::Uring, V6));
+epicserver_link::conformance!(mod epoll_tls, secure(Form::Epoll, V4));
+epicserver_link::conformance!(mod uring_tls, secure(Form::Uring, V4));
