@@ -38,8 +38,10 @@ use crate::buffers::Buffers;
 use crate::layout::{CELL_HEAD, CELLS, End, INLINE_MAX, PIECE_MAX, RING_BYTES, ring_offset};
 use crate::map::Map;
 
-/// Parcels that may wait for room in the ring.
-pub(crate) const WAITING_MAX: usize = 256;
+/// Parcels that may wait for room in the ring. Few, since the ring is long: each that waits keeps a
+/// slot, and slots that come round seldom have left the cache (measured on two busy CPUs with
+/// 64 KiB each, best of many runs: 16 that wait, 18 GB/s; 256, 12 to 14).
+pub(crate) const WAITING_MAX: usize = 16;
 /// Cells that are taken in one look.
 const BATCH_CELLS: usize = 256;
 /// Bytes after which a look takes no further cell.

@@ -292,10 +292,41 @@ fn t4_frames_that_are_held_stop_the_sender_and_outlive_the_link() {
 }
 
 #[test]
+fn many_links_carry_each_its_own_messages() {
+    const LINKS: u8 = 20;
+    each(|form| {
+        let dir = Dir::new();
+        let mut ends = [End::new(form, &dir), End::new(form, &dir)];
+        let to = ends[1].shm.addresses().remove(0);
+        (0..LINKS).for_each(|link| ends[0].dial(u32::from(link), &to));
+        for link in 0..LINKS {
+            let of_link = |event: &Event| up(event).filter(|up| up.0 == LinkId::new(link.into()));
+            let (id, slots) = until(&mut ends, |ends| ends[0].take(of_link));
+            (0..50).for_each(|_| assert!(ends[0].submit(id, message(&slots, link, 90).unwrap())));
+        }
+        let mut got = vec![(None, 0); LINKS.into()];
+        let mine = |event: &Event| match event {
+            Event::Frame { link, frame } => Some((*link, frame.clone())),
+            Event::Up { .. } | Event::Room { .. } | Event::Down { .. } => None,
+        };
+        until(&mut ends, |ends| {
+            while let Some((link, frame)) = ends[1].take(mine) {
+                for (fill, _) in read(&frame) {
+                    let (of, count) = &mut got[usize::from(fill)];
+                    assert_eq!(*of.get_or_insert(link), link, "it came over another link");
+                    *count += 1;
+                }
+            }
+            got.iter().all(|(_, count)| *count == 50).then_some(())
+        });
+    });
+}
+
+#[test]
 fn t3_a_peer_that_closes_is_down_once_after_its_last_message() {
     each(|form| {
         let Joined { ends: [mut a, mut b], links, slots, dir: _dir } = join(form);
-        for _ in 0..40 {
+        for _ in 0..30 {
             // More than there is room for: the rest leaves while it closes.
             assert!(b.submit(links[1], message(&slots[1], 5, 60_000).unwrap()));
         }
@@ -305,7 +336,7 @@ fn t3_a_peer_that_closes_is_down_once_after_its_last_message() {
         until(&mut ends, |ends| ends[0].events.iter().find_map(down));
         [a, b] = ends;
         let frames = a.events.iter().filter_map(frame);
-        assert_eq!(frames.map(|frame| read(&frame).len()).sum::<usize>(), 40);
+        assert_eq!(frames.map(|frame| read(&frame).len()).sum::<usize>(), 30);
         (0..50).for_each(|_| a.round());
         assert_eq!(a.events.iter().filter_map(down).collect::<Vec<_>>(), [Down::There]);
         assert!(a.events.last().is_some_and(|event| down(event).is_some()));
@@ -317,7 +348,7 @@ fn t3_a_peer_that_closes_is_down_once_after_its_last_message() {
 fn a_link_that_is_closed_ends_although_its_peer_takes_nothing() {
     let mut joined = join(Form::Epoll);
     let link = joined.links[0];
-    for _ in 0..40 {
+    for _ in 0..30 {
         assert!(joined.ends[0].submit(link, message(&joined.slots[0], 5, 60_000).unwrap()));
     }
     let [a, _] = &mut joined.ends;
