@@ -8,7 +8,8 @@
 //! - **M1** Nothing outside of the mapping is touched: each access is checked against its size,
 //!   whoever asks.
 //! - **M2** The file is as long as the mapping and cannot shrink, since its seals were seen before it
-//!   was mapped: no access faults.
+//!   was mapped: no access lies beyond its end. A peer can still give pages back to the kernel; the
+//!   next access gets new ones, and faults only where the host has none left.
 //!
 //! # Not here
 //! What lies where: that is `layout`.
