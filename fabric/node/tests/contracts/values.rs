@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use epicserver_entity as __private;
-use epicserver_entity::{Coded, EntityType, Message, Ref};
+use epicserver_entity::{Coded, EntityType, Form, Message, Ref};
 use epicserver_macros::{entity, message};
 use epicserver_wire::uuid::Uuid;
 use epicserver_wire::{CallError, ChainId, Codec, ErrorKind, MethodId, Progress, Ran, Rkyv, Time};
@@ -55,17 +55,27 @@ pub(crate) fn render(page: &mut Page) {
     page.line("type", format!("{} {:?}", Sample::NAME, Sample::TYPE_ID));
     for method in <Sample as __private::Entity>::METHODS {
         let id = format!("{:08x}", method.id.as_u32());
-        page.line(method.name, format!("{id} {:?}", method.mode));
+        page.line(method.name, format!("{id} {:?}, form {:016x}", method.mode, (method.form)()));
         assert_eq!(method.id, MethodId::of(Sample::NAME, method.name), "ids follow from names");
     }
     value(page, "tell(0x04030201, \"bob\")", &(0x0403_0201_u32, "bob".to_owned()));
     value(page, "nothing()", &());
+    forms(page);
     page.section("values");
     page.line("number of the codec", <Rkyv as Codec<u8>>::ID);
     plain(page);
     containers(page);
     records(page);
     errors(page);
+}
+
+/// The texts whose hashes nodes compare before they call each other by a method.
+fn forms(page: &mut Page) {
+    page.section("forms: what the bytes of a value are made of, as text");
+    page.text(&Form::text_of::<(u32, Vec<Option<String>>, [u8; 4], Result<(), Box<i8>>)>());
+    page.text(&Form::text_of::<(BTreeMap<u8, BTreeSet<Uuid>>, VecDeque<Duration>, Box<[char]>)>());
+    page.text(&Form::text_of::<(Point, Ref<Sample>, CallError)>());
+    page.text(&Form::text_of::<Shape>());
 }
 
 fn value<T: Message>(page: &mut Page, name: &str, value: &T) {
