@@ -4,11 +4,12 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use epicserver_entity as __private;
-use epicserver_entity::{Entity, EntityType, Message, MethodInfo, Ref, Request, Target};
+use epicserver_entity::{Coded, Entity, EntityType, Message, MethodInfo, Ref, Request, Target};
 use epicserver_macros::{entity, message};
-use epicserver_wire::frame::{Frame, FrameMut};
+use epicserver_wire::frame::{Frame, FrameMut, Part};
 use epicserver_wire::limits::KEY_BYTES_MAX;
 use epicserver_wire::uuid::Uuid;
+use epicserver_wire::view::View;
 use epicserver_wire::{CallError, ClassId, EntityId, EntityKey as _};
 
 /// Called by a number.
@@ -83,6 +84,15 @@ impl Numbered {
         u8::try_from(map.len() + set.len() + both.len()).unwrap_or(u8::MAX)
     }
 
+    pub fn views(
+        &self,
+        bytes: View<Vec<u8>>,
+        records: View<Vec<Record>>,
+        refs: Vec<View<Ref<Named>>>,
+    ) {
+        drop((bytes, records, refs));
+    }
+
     pub fn sequences(
         &self,
         queue: VecDeque<Box<[u16]>>,
@@ -102,8 +112,8 @@ pub fn payload(data: &[u8]) {
     let frame = Frame::copy_of(bytes);
     let methods = <Numbered as Entity>::METHODS;
     match methods.get(usize::from(*choice)) {
-        Some(method) => arguments(method, frame.bytes()),
-        None => replies(*choice, frame.bytes()),
+        Some(method) => arguments(method, Part::all(&frame)),
+        None => replies(*choice, frame),
     }
 }
 
@@ -112,11 +122,12 @@ fn target() -> Target {
 }
 
 /// Reads them as a node does; what was read is the same once it was written and read again.
-fn arguments(method: &MethodInfo, bytes: &[u8]) {
-    let Ok(request) = (method.read)(target(), bytes) else { return };
-    let first = written(request, bytes.len());
-    let second = (method.read)(target(), first.bytes()).expect("what is written can be read");
-    assert_eq!(written(second, bytes.len()).bytes(), first.bytes());
+fn arguments(method: &MethodInfo, part: Part<'_>) {
+    let Ok(request) = (method.read)(target(), part) else { return };
+    let hint = part.bytes().len();
+    let first = written(request, hint).freeze();
+    let second = (method.read)(target(), Part::all(&first)).expect("what is written can be read");
+    assert_eq!(written(second, hint).bytes(), first.bytes());
 }
 
 fn written(request: Request, hint: usize) -> FrameMut {
@@ -129,25 +140,45 @@ fn written(request: Request, hint: usize) -> FrameMut {
     frame
 }
 
-fn replies(choice: u8, bytes: &[u8]) {
-    match choice % 8 {
-        0 => reply::<CallError>(bytes),
-        1 => reply::<Result<Tree, CallError>>(bytes),
-        2 => reply::<Result<Option<Record>, CallError>>(bytes),
-        3 => reply::<Vec<Result<Ref<Named>, CallError>>>(bytes),
-        4 => reply::<BTreeMap<u8, BTreeSet<String>>>(bytes),
-        5 => reply::<Box<[Option<Box<String>>]>>(bytes),
-        6 => reply::<(char, bool, Duration, Uuid, [CallError; 2])>(bytes),
-        _ => id(bytes),
+fn replies(choice: u8, frame: Frame) {
+    match choice % 9 {
+        0 => reply::<CallError>(frame),
+        1 => reply::<Result<Tree, CallError>>(frame),
+        2 => reply::<Result<Option<Record>, CallError>>(frame),
+        3 => reply::<Vec<Result<Ref<Named>, CallError>>>(frame),
+        4 => reply::<BTreeMap<u8, BTreeSet<String>>>(frame),
+        5 => reply::<Box<[Option<Box<String>>]>>(frame),
+        6 => reply::<(char, bool, Duration, Uuid, [CallError; 2])>(frame),
+        7 => views(frame),
+        _ => id(frame.bytes()),
     }
 }
 
-fn reply<T: Message>(bytes: &[u8]) {
-    let Ok(mut value) = T::decode(bytes) else { return };
+fn reply<T: Message>(frame: Frame) {
+    let Ok(mut value) = T::decode_in(Part::all(&frame)) else { return };
+    drop(frame);
     value.crossed();
     let first = value.encode().expect("what was read can be written");
     let again = T::decode(&first).expect("what is written can be read");
     assert_eq!(again.encode(), Ok(first));
+}
+
+/// Views outlive whoever gave them the frame, and show what a plain value would be.
+fn views(frame: Frame) {
+    type Viewed = (View<Vec<u8>>, Vec<View<String>>, View<Vec<Ref<Named>>>, Option<View<Tree>>);
+    type Plain = (Vec<u8>, Vec<String>, Vec<Ref<Named>>, Option<Tree>);
+    let plain = Plain::decode(frame.bytes());
+    let viewed = Viewed::decode_in(Part::all(&frame));
+    assert_eq!(plain.is_ok(), viewed.is_ok());
+    let (Ok(plain), Ok(viewed)) = (plain, viewed) else { return };
+    drop(frame);
+    assert_eq!(plain.encode(), viewed.encode());
+    let (bytes, texts, refs, tree) = viewed;
+    assert_eq!(&bytes[..], &plain.0);
+    assert!(texts.iter().map(|text| &***text).eq(plain.1.iter().map(String::as_str)));
+    assert_eq!(refs.len(), plain.2.len());
+    assert_eq!(refs.into_value(), Ok(plain.2));
+    assert_eq!(tree.is_some(), plain.3.is_some());
 }
 
 fn id(bytes: &[u8]) {
@@ -191,14 +222,16 @@ pub(crate) mod samples {
         let of_name = |method: &MethodInfo| method.name == name;
         let at = <Numbered as Entity>::METHODS.iter().position(of_name).expect("there is one");
         let bytes = args.encode().expect("a sample can be written");
-        let read = (<Numbered as Entity>::METHODS[at].read)(target(), &bytes);
+        let frame = Frame::copy_of(&bytes);
+        let read = (<Numbered as Entity>::METHODS[at].read)(target(), Part::all(&frame));
         assert!(read.is_ok(), "a sample can be read");
         (name.to_owned(), [&[u8::try_from(at).expect("there are few")], &bytes[..]].concat())
     }
 
     fn reply(name: &str, choice: u8, reply: &impl Message) -> (String, Vec<u8>) {
         let bytes = reply.encode().expect("a sample can be written");
-        (format!("reply_{name}"), [&[choice + 0x80], &bytes[..]].concat())
+        // Beyond the number of any method, and a multiple of nine.
+        (format!("reply_{name}"), [&[choice + 0x90], &bytes[..]].concat())
     }
 
     pub(crate) fn all() -> Vec<(String, Vec<u8>)> {
@@ -220,13 +253,15 @@ pub(crate) mod samples {
         );
         let refs: Vec<Result<Ref<Named>, CallError>> =
             named.iter().cloned().map(Ok).chain([Err(error)]).collect();
+        let viewed = (vec![7_u8; 300], texts.to_vec(), named.clone(), Some(tree()));
         vec![
             arguments("plain", &(7_u32, texts[1].clone())),
             arguments("nested", &(vec![texts.iter().map(pair).collect::<Vec<_>>(), Vec::new()],)),
-            arguments("refs", &(numbered(), named)),
+            arguments("refs", &(numbered(), named.clone())),
             arguments("tree", &(tree(),)),
             arguments("records", &(vec![record(), record()],)),
             arguments("maps", &(map, BTreeSet::from([1_u64, 2, 3]), both)),
+            arguments("views", &(vec![7_u8; 300], vec![record()], named.clone())),
             arguments("sequences", &(queue, fixed, Duration::new(1, 2))),
             reply("error", 0, &error),
             reply("tree", 1, &Ok::<Tree, CallError>(tree())),
@@ -239,7 +274,8 @@ pub(crate) mod samples {
                 6,
                 &('x', true, Duration::new(3, 4), Uuid::from_bytes([9; 16]), [error; 2]),
             ),
-            ("id".to_owned(), [&[0x87], &id.to_bytes()[..]].concat()),
+            reply("views", 7, &viewed),
+            ("id".to_owned(), [&[0x98], &id.to_bytes()[..]].concat()),
         ]
     }
 

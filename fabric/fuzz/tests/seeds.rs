@@ -33,6 +33,9 @@ fn the_seeds_that_are_kept_are_those_of_this_code() {
 /// Inputs that once found something are kept beside the others, so that they are tried for ever.
 #[test]
 fn nothing_is_wrong_with_any_seed() {
+    if env::var_os("UPDATE_SEEDS").is_some() {
+        return; // They are being written.
+    }
     for (name, target, seeds) in targets() {
         let kept = fs::read_dir(folder(name)).expect("each target has seeds");
         let kept: Vec<PathBuf> = kept.map(|file| file.expect("it can be read").path()).collect();
