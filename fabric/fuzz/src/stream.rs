@@ -18,6 +18,7 @@ pub fn stream(data: &[u8]) {
     let stream = Frame::copy_of(input.rest());
     let mut sizes = sizes.into_iter().cycle();
     let (mut framing, mut out, mut ended) = (Framing::default(), Vec::new(), None);
+    assert!(framing.is_new());
     let mut at = 0;
     while at < stream.len() && ended.is_none() {
         let end = sizes.next().map_or(stream.len(), |size| stream.len().min(at + size));
