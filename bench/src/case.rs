@@ -10,6 +10,7 @@
 //! How time is taken (`laps`), how a verdict is written (`report`).
 
 use std::error::Error;
+use std::fmt;
 use std::time::Duration;
 
 use core_affinity::CoreId;
@@ -20,6 +21,19 @@ use crate::machine::Machine;
 
 /// Why something could not be measured; ends the run.
 pub(crate) type Failure = Box<dyn Error + Send + Sync>;
+
+/// Why a subject cannot be measured on this machine, although nothing is wrong with it. It is left
+/// out aloud, and the others of its case are measured.
+#[derive(Debug)]
+pub(crate) struct Skipped(pub(crate) String);
+
+impl fmt::Display for Skipped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Error for Skipped {}
 
 /// How long to measure.
 #[derive(Clone, Copy, Debug)]
@@ -58,6 +72,14 @@ pub(crate) struct Sample {
     pub(crate) value: f64,
     /// Nanoseconds of single operations, where one was long enough to be timed alone.
     pub(crate) latencies: Option<Histogram<u64>>,
+}
+
+impl Sample {
+    /// The bandwidth of a rate of messages of `bytes` each, in MiB a second.
+    pub(crate) fn mib_a_second(self, bytes: usize) -> Self {
+        let value = self.value * bytes as f64 / f64::from(1 << 20);
+        Self { value, ..self }
+    }
 }
 
 impl From<f64> for Sample {
@@ -141,6 +163,8 @@ pub(crate) struct Verdict {
     pub(crate) better: Better,
     pub(crate) ours: Option<Figure>,
     pub(crate) floors: Vec<(&'static str, Figure)>,
+    /// Who was left out, and why.
+    pub(crate) skipped: Vec<(&'static str, String)>,
 }
 
 impl Case {
@@ -148,21 +172,57 @@ impl Case {
     pub(crate) fn run(self, machine: &Machine, effort: Effort) -> Result<Verdict, Failure> {
         let Self { suite, case, unit, better, ours, floors, .. } = self;
         let round = Round { effort, cpus: machine.cpus() };
-        let has_ours = ours.is_some();
-        let (mut names, mut subjects): (Vec<_>, Vec<_>) =
-            ours.map(|subject| ("ours", subject)).into_iter().chain(floors).unzip();
-        let mut samples: Vec<Vec<Sample>> = subjects.iter().map(|_| Vec::new()).collect();
+        let ours = ours.map(|subject| (OURS, subject));
+        let mut entrants: Vec<Entrant> = ours.into_iter().chain(floors).map(Entrant::new).collect();
         for turn in 0..effort.rounds {
-            for at in (0..subjects.len()).map(|at| (at + turn) % names.len()) {
-                let sample = on_fresh_thread(&mut subjects[at], &round)
-                    .map_err(|error| format!("{suite}/{case}: {}: {error}", names[at]))?;
-                samples[at].push(sample);
+            for at in 0..entrants.len() {
+                let at = (at + turn) % entrants.len();
+                let entrant = &mut entrants[at];
+                let name = entrant.name;
+                entrant
+                    .measure(&round)
+                    .map_err(|error| format!("{suite}/{case}: {name}: {error}"))?;
             }
         }
-        let mut figures = samples.into_iter().filter_map(Figure::of);
-        let ours = if has_ours { figures.next() } else { None };
-        let names = names.drain(usize::from(has_ours)..);
-        Ok(Verdict { suite, case, unit, better, ours, floors: names.zip(figures).collect() })
+        let (mut ours, mut floors, mut skipped) = (None, Vec::new(), Vec::new());
+        for Entrant { name, samples, lacks, .. } in entrants {
+            match (lacks, Figure::of(samples)) {
+                (Some(why), _) => skipped.push((name, why)),
+                (None, figure) if name == OURS => ours = figure,
+                (None, figure) => floors.extend(figure.map(|figure| (name, figure))),
+            }
+        }
+        Ok(Verdict { suite, case, unit, better, ours, floors, skipped })
+    }
+}
+
+/// How reports name our own side.
+const OURS: &str = "ours";
+
+/// A subject, and what it has brought so far.
+struct Entrant {
+    name: &'static str,
+    subject: Subject,
+    samples: Vec<Sample>,
+    /// Why it takes part no more.
+    lacks: Option<String>,
+}
+
+impl Entrant {
+    fn new((name, subject): (&'static str, Subject)) -> Self {
+        Self { name, subject, samples: Vec::new(), lacks: None }
+    }
+
+    /// Measures one round, unless this machine has been found not to have what it takes.
+    fn measure(&mut self, round: &Round) -> Result<(), Failure> {
+        if self.lacks.is_some() {
+            return Ok(());
+        }
+        match on_fresh_thread(&mut self.subject, round) {
+            Ok(sample) => self.samples.push(sample),
+            Err(error) => self.lacks = Some(error.downcast::<Skipped>()?.0),
+        }
+        Ok(())
     }
 }
 
@@ -232,6 +292,23 @@ mod tests {
         };
         let failure = case.run(&Machine::read(), Effort::QUICK).unwrap_err();
         assert_eq!(failure.to_string(), "suite/case: broken: it panicked");
+    }
+
+    #[test]
+    fn who_lacks_something_is_left_out_and_the_others_are_measured() {
+        let case = Case {
+            suite: "suite",
+            case: "case",
+            unit: "ns",
+            better: Better::Lower,
+            cpus: 1,
+            ours: Some(Box::new(|_| Err(Skipped("not here".to_owned()).into()))),
+            floors: vec![("floor", Box::new(|_| Ok(Sample::from(1.0))))],
+        };
+        let verdict = case.run(&Machine::read(), Effort::QUICK).unwrap();
+        assert_eq!(verdict.skipped, [("ours", "not here".to_owned())]);
+        assert!(verdict.ours.is_none());
+        assert_eq!(verdict.floors.len(), 1);
     }
 
     #[test]

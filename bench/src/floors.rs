@@ -8,5 +8,9 @@
 
 pub(crate) mod boxed_async_fn;
 pub(crate) mod cache_line;
+pub(crate) mod raw_ring;
+pub(crate) mod raw_tcp;
 pub(crate) mod tokio_ask;
+pub(crate) mod tokio_rpc;
+pub(crate) mod ucx;
 pub(crate) mod wake_up;

@@ -1,6 +1,6 @@
 //! The benchmark program: suites of cases, each measured in turn with the floors it is judged by.
 //!
-//! In:  `SUITE [--json FILE] [--quick]`   Out: a report on standard output, and the JSON file
+//! In:  `SUITE[/CASE] [--json FILE] [--quick]`   Out: a report on standard output, and the JSON file
 //!
 //! # Invariants
 //! - **B1** Ours and its floors are measured alternately in one process run, round by round, so
@@ -25,6 +25,7 @@ mod floors;
 mod laps;
 mod machine;
 mod ours;
+mod peer;
 mod probe;
 mod report;
 mod suites;
@@ -48,6 +49,12 @@ enum Command {
         name: String,
         count: u64,
     },
+    /// This process was started by `Peer::start`.
+    Peer {
+        name: String,
+        cpu: usize,
+        args: Vec<String>,
+    },
 }
 
 impl Command {
@@ -61,6 +68,11 @@ impl Command {
                     let name = args.next().ok_or("no probe named")?;
                     let count = args.next().ok_or("no count given")?.parse()?;
                     return Ok(Self::Probe { name, count });
+                }
+                peer::FLAG => {
+                    let name = args.next().ok_or("no peer named")?;
+                    let cpu = args.next().ok_or("no CPU given")?.parse()?;
+                    return Ok(Self::Peer { name, cpu, args: args.collect() });
                 }
                 _ if arg.starts_with('-') => return Err(format!("unknown option {arg}").into()),
                 _ if suite.is_some() => return Err("one suite at a time".into()),
@@ -84,7 +96,7 @@ fn run(suite: &str, json: Option<PathBuf>, effort: Effort) -> Result<(), Failure
     let mut verdicts: Vec<Verdict> = Vec::new();
     for case in cases {
         if !machine.has_cpus(case.cpus) {
-            println!("{suite}/{}: SKIPPED: needs {} CPUs\n", case.case, case.cpus);
+            println!("{}/{}: SKIPPED: needs {} CPUs\n", case.suite, case.case, case.cpus);
             continue;
         }
         let verdict = case.run(&machine, effort)?;
@@ -103,12 +115,13 @@ fn main() -> ExitCode {
     let done = Command::parse(std::env::args().skip(1)).and_then(|command| match command {
         Command::Run { suite, json, effort } => run(&suite, json, effort),
         Command::Probe { name, count } => probe::answer(&name, count),
+        Command::Peer { name, cpu, args } => peer::answer(&name, cpu, args),
     });
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("epicserver-bench: {error}");
-            eprintln!("usage: epicserver-bench SUITE [--json FILE] [--quick]");
+            eprintln!("usage: epicserver-bench SUITE[/CASE] [--json FILE] [--quick]");
             eprintln!("suites: {}", suites::NAMES.join(", "));
             ExitCode::FAILURE
         }

@@ -4,7 +4,9 @@
 //! - **B6** What is measured is user code's own loop: a task awaits calls as any program would.
 //!
 //! # Not here
-//! Floors, rounds, verdicts.
+//! Floors, rounds, verdicts. Suite `remote`: the module of that name.
+
+pub(crate) mod remote;
 
 use std::num::NonZeroUsize;
 

@@ -71,8 +71,10 @@ impl fmt::Display for Verdict {
             Better::Higher => "higher is better",
         };
         writeln!(f, "{}/{}  ({}, {better})", self.suite, self.case, self.unit)?;
+        let skips_ours = self.skipped.iter().any(|(name, _)| *name == "ours");
         match &self.ours {
             Some(ours) => writeln!(f, "  {:<28} {}", "ours", figure(ours, self.unit))?,
+            None if skips_ours => {}
             None => writeln!(f, "  {:<28} {:>12}", "ours", "-")?,
         }
         for (name, floor) in &self.floors {
@@ -81,6 +83,9 @@ impl fmt::Display for Verdict {
                 Some(ratio) => writeln!(f, "   ratio {ratio:.3}")?,
                 None => writeln!(f)?,
             }
+        }
+        for (name, why) in &self.skipped {
+            writeln!(f, "  {name:<28} SKIPPED: {why}")?;
         }
         Ok(())
     }
@@ -130,6 +135,7 @@ mod tests {
             better: Better::Lower,
             ours: ours.map(a_figure),
             floors: vec![("boxed_async_fn", a_figure(10.0)), ("tokio_ask", a_figure(200.0))],
+            skipped: Vec::new(),
         }
     }
 
