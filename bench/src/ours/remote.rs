@@ -22,7 +22,7 @@ use epicserver::config::{IoThreads, Transport};
 use epicserver::prelude::*;
 use epicserver::{Config, IdleMode};
 
-use crate::case::{Failure, Round, Sample, Skipped};
+use crate::case::{Effort, Failure, Round, Sample, Skipped};
 use crate::peer::{self, Peer};
 use entities::{Callers, Echo};
 
@@ -38,6 +38,8 @@ const LAP_CALLS: u32 = 32_768;
 const LAP_BYTES: usize = 32 << 20;
 /// An argument that small calls should not have to wait for.
 const BULK: usize = 64 << 20;
+/// How many times as long a round of `p99` is: several such arguments should arrive in it.
+const P99_ROUND: u32 = 5;
 
 /// What the two nodes talk over.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -275,7 +277,9 @@ pub(crate) fn stream(
 /// The slowest in a hundred of small calls, in nanoseconds; beside `bulk`, while long arguments are
 /// under way to another entity of the same node all the time.
 pub(crate) fn p99(round: &Round, setting: Setting, bulk: bool) -> Result<Sample, Failure> {
-    let mut laps = round.laps();
+    let effort = round.effort;
+    let effort = Effort { measured: effort.measured * P99_ROUND, ..effort };
+    let mut laps = Round { effort, ..*round }.laps();
     between_two_nodes(round, setting, async move |there| {
         if bulk {
             there.callers.flood(there.other.clone(), BULK as u64).await?;
