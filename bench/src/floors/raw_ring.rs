@@ -20,7 +20,7 @@ use crate::case::{Failure, Round, Sample};
 use crate::peer::{self, Peer};
 
 pub(crate) const PEER: &str = "raw_ring";
-pub(crate) const PAYLOAD: usize = 64;
+const PAYLOAD: usize = 64;
 /// A pair of cache lines: the stamp in one, the payload in the other.
 const SLOT: usize = 128;
 const SLOTS: usize = 64;

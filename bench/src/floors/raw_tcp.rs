@@ -57,15 +57,6 @@ impl Wire {
         Ok(Self { stream, waiting })
     }
 
-    /// A peer that echoes (`mode` is `echo`) or acknowledges (`receipt`) messages of `size` bytes.
-    fn connect(round: &Round, mode: &str, size: usize, waiting: Waiting) -> Result<Pair, Failure> {
-        let args = [mode, &size.to_string(), waiting.name()];
-        let peer = Peer::start(PEER, round.cpus[1], &args)?;
-        let port = peer.address.parse()?;
-        let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
-        Ok(Pair { wire: Self::new(stream, waiting)?, _peer: peer })
-    }
-
     /// Reads until `bytes` are full; `false` if the other side has gone.
     fn fill(&mut self, mut bytes: &mut [u8]) -> Result<bool, Failure> {
         while !bytes.is_empty() {
@@ -125,9 +116,18 @@ struct Pair {
     _peer: Peer,
 }
 
+/// To a peer that echoes messages of `size` bytes (`mode` is `echo`) or acknowledges them (`receipt`).
+fn connect(round: &Round, mode: &str, size: usize, waiting: Waiting) -> Result<Pair, Failure> {
+    let args = [mode, &size.to_string(), waiting.name()];
+    let peer = Peer::start(PEER, round.cpus[1], &args)?;
+    let port = peer.address.parse()?;
+    let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
+    Ok(Pair { wire: Wire::new(stream, waiting)?, _peer: peer })
+}
+
 /// Nanoseconds from a message of `size` bytes to its echo of as many.
 pub(crate) fn ping_pong(round: &Round, size: usize, waiting: Waiting) -> Result<Sample, Failure> {
-    let Pair { mut wire, _peer } = Wire::connect(round, "echo", size, waiting)?;
+    let Pair { mut wire, _peer } = connect(round, "echo", size, waiting)?;
     let (message, mut echo) = (vec![1; size], vec![0; size]);
     let mut laps = round.laps();
     while laps.begin() {
@@ -154,7 +154,7 @@ fn stream_by(
     in_flight: usize,
     waiting: Waiting,
 ) -> Result<Sample, Failure> {
-    let Pair { mut wire, _peer } = Wire::connect(round, "receipt", size, waiting)?;
+    let Pair { mut wire, _peer } = connect(round, "receipt", size, waiting)?;
     let (message, mut receipt) = (vec![1; size], [0; RECEIPT]);
     let count = (LAP_BYTES / size).max(in_flight);
     let mut laps = round.laps();
