@@ -193,6 +193,7 @@ impl Fabric {
             links: BTreeMap::new(),
             dialled: BTreeMap::new(),
             listening: false,
+            missing: None,
             members: BTreeSet::new(),
         };
         let (told, shared) = (Arc::clone(&stop), Arc::clone(&gate));
@@ -243,21 +244,32 @@ struct Control {
     /// When an address was dialled, or failed.
     dialled: BTreeMap<Address, Instant>,
     listening: bool,
+    /// When somebody to whom there should be a link and is none was looked for last.
+    missing: Option<Instant>,
     members: BTreeSet<NodeId>,
 }
 
 impl Control {
     fn run(mut self, stop: &AtomicBool, gate: &Gate) {
+        let mut changed = true;
         while !stop.load(Ordering::SeqCst) {
             while let Some(report) = self.wires.report() {
                 self.note(report);
+                changed = true;
             }
-            if self.listening {
+            if self.listening && (changed || self.redials()) {
                 self.look();
             }
-            self.agree(gate);
-            self.joining.discovery.changed(TICK);
+            if changed || self.links.values().any(|seen| matches!(seen, Seen::Lost(_))) {
+                self.agree(gate);
+            }
+            changed = self.joining.discovery.changed(TICK);
         }
+    }
+
+    /// Whether somebody who could not be reached is to be tried again.
+    fn redials(&self) -> bool {
+        self.missing.is_some_and(|since| since.elapsed() >= REDIAL)
     }
 
     fn note(&mut self, report: Report) {
@@ -306,7 +318,11 @@ impl Control {
             .collect();
         let seeds = self.joining.seeds.clone();
         let lonely = self.links.len() + 1 < self.joining.wanted;
-        for address in here.into_iter().chain(seeds.into_iter().filter(|_| lonely)) {
+        let wanted: Vec<Address> =
+            here.into_iter().chain(seeds.into_iter().filter(|_| lonely)).collect();
+        self.dialled.retain(|_, tried| tried.elapsed() < REDIAL);
+        self.missing = (!wanted.is_empty()).then_some(now);
+        for address in wanted {
             self.dial(address);
         }
     }
