@@ -148,7 +148,6 @@ impl Uring {
 
     fn advance(&mut self, handle: Handle, done: &mut Vec<Completion>) -> io::Result<()> {
         self.output(handle)?;
-        self.input(handle)?;
         let Some(socket) = self.sockets.get(handle) else { return Ok(()) };
         if socket.ending == Ending::Flushing && socket.is_sent() {
             self.counters.calls += 1;
@@ -156,7 +155,7 @@ impl Uring {
         }
         match socket.ending {
             Ending::Now => self.wind_up(handle, done),
-            Ending::Not | Ending::Flushing | Ending::Draining => Ok(()),
+            Ending::Not | Ending::Flushing | Ending::Draining => self.input(handle),
         }
     }
 

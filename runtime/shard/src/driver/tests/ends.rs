@@ -44,6 +44,22 @@ fn a_connection_that_is_made_carries_what_was_given_before() {
 }
 
 #[test]
+fn a_connection_that_is_closed_before_it_is_made_is_never_made() {
+    each_form(|form| {
+        for flush in [true, false] {
+            let mut end = End::new(form);
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let address = listener.local_addr().unwrap();
+            let (socket, to) = (stream_to(address).into(), SocketAddress::Inet(address));
+            let handle = end.driver.connect(OWNER, socket, &to, Receive::Stream).unwrap();
+            end.driver.close(handle, flush);
+            assert_eq!(end.until_closed(handle), None);
+            assert!(end.take(handle, connected).is_none());
+        }
+    });
+}
+
+#[test]
 fn where_nobody_listens_the_socket_is_closed_with_the_reason() {
     each_form(|form| {
         let mut end = End::new(form);

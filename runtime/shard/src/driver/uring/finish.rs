@@ -105,6 +105,8 @@ impl Uring {
         match (socket.role, outcome(entry)) {
             (Role::Connected(_), _) => self.received(handle, entry, done),
             (Role::Listener, Ok(_)) => self.accepted(handle, entry, done),
+            // It came too late to be of interest.
+            (Role::Watched | Role::Connecting(_), Ok(_)) if socket.ending == Ending::Now => {}
             (Role::Watched, Ok(_)) => self.say(handle, Done::Readable, done),
             (Role::Connecting(receive), Ok(_)) => self.connected(handle, receive, done),
             (_, Err(Errno::CANCELED | Errno::INTR)) => {}
