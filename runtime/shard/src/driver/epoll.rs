@@ -302,7 +302,7 @@ impl Epoll {
         if len == 0 {
             self.buffers.give(buffer);
             if socket.flush && socket.failed.is_none() && !socket.sending.is_empty() {
-                // It is closed in order once all is sent (K6).
+                // It is closed in order once all is sent (K11).
                 socket.peer_ended = true;
                 return Ok(false);
             }
