@@ -66,7 +66,8 @@ fn read(mut file: File) -> Result<[u8; 32]> {
 fn draw(path: &Path) -> Result<[u8; 32]> {
     let mut key = [0; 32];
     rustix::rand::getrandom(&mut key, rustix::rand::GetRandomFlags::empty())?;
-    let own = path.with_extension(std::process::id().to_string());
+    // Two nodes may be of one process, and a killed one may have left its own.
+    let own = path.with_extension(format!("{:016x}", super::random()));
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&own)?;
     let written = file.write_all(&key).and_then(|()| std::fs::hard_link(&own, path));
     std::fs::remove_file(&own)?;
@@ -86,6 +87,27 @@ mod tests {
         assert_eq!(shared(&path).unwrap(), first);
         assert_ne!(first, [0; 32]);
         std::fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[test]
+    fn nodes_that_start_at_once_in_one_process_agree_on_a_key() {
+        for round in 0..50 {
+            let name = format!("epic-keys-test-{}-{round}", std::process::id());
+            let folder = std::env::temp_dir().join(name);
+            std::fs::create_dir_all(&folder).unwrap();
+            let path = folder.join(FILE);
+            let drawing: Vec<_> = (0..8)
+                .map(|_| {
+                    let path = path.clone();
+                    std::thread::spawn(move || shared(&path))
+                })
+                .collect();
+            let keys: Vec<_> =
+                drawing.into_iter().map(|key| key.join().unwrap().unwrap()).collect();
+            assert!(keys.iter().all(|key| *key == keys[0]));
+            assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 1, "nothing else is left");
+            std::fs::remove_dir_all(&folder).unwrap();
+        }
     }
 
     #[test]
