@@ -261,6 +261,11 @@ impl Core {
         self.note(token, |note| note.remote = true);
     }
 
+    /// The call of `token` has its outcome, and nothing of it is under way any more.
+    pub(crate) fn unmark_remote(&self, token: Token) {
+        self.note(token, |note| note.remote = false);
+    }
+
     /// Whether the call of `token` goes to another node.
     pub(crate) fn is_remote(&self, token: Token) -> bool {
         self.notes.borrow().get(token.index() as usize).is_some_and(|note| note.remote)

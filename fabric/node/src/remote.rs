@@ -486,6 +486,7 @@ impl Core {
         let Some(Sent { posted, .. }) = self.take_sent(link, token) else {
             return self.count(|c| c.late += 1);
         };
+        self.unmark_remote(token);
         let mut request = posted.request;
         let chain = request.head().path.chain();
         match request.decode_reply(message.payload_in(frame)) {

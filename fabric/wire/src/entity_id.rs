@@ -76,10 +76,21 @@ impl EntityId {
     #[must_use]
     pub fn new(type_id: TypeId, class: ClassId, group: Option<u64>, key: Key) -> Self {
         let mut id = Self { hash: 0, group, key, type_id, class };
-        let mut pinned = [0; HEAD + KEY_BYTES_MAX];
-        let len = id.write(&mut pinned);
-        id.hash = xxh3_64(pinned.get(..len).unwrap_or(&pinned));
+        id.hash = id.with_pinned(xxh3_64);
         id
+    }
+
+    /// What `look` makes of the pinned form.
+    fn with_pinned<R>(&self, look: impl FnOnce(&[u8]) -> R) -> R {
+        const SHORT: usize = 64;
+        if self.pinned_len() <= SHORT {
+            let mut short = [0; SHORT];
+            let len = self.write_into(&mut short).unwrap_or(0);
+            return look(&short[..len]);
+        }
+        let mut long = [0; HEAD + KEY_BYTES_MAX];
+        let len = self.write_into(&mut long).unwrap_or(0);
+        look(&long[..len])
     }
 
     /// Placement groups are keys too; this is the number that stands for one in an id.
@@ -91,33 +102,31 @@ impl EntityId {
         xxh3_64(&bytes)
     }
 
-    fn write(&self, out: &mut [u8; HEAD + KEY_BYTES_MAX]) -> usize {
-        out[0..4].copy_from_slice(&self.type_id.0.to_le_bytes());
-        out[4..6].copy_from_slice(&self.class.0.to_le_bytes());
-        out[6] = u8::from(self.group.is_some());
-        out[7] = self.key.form_byte();
-        out[8..16].copy_from_slice(&self.group.unwrap_or(0).to_le_bytes());
-        let payload = self.key.payload();
-        out[HEAD..HEAD + payload.len()].copy_from_slice(payload);
-        HEAD + payload.len()
+    fn head(&self) -> [u8; HEAD] {
+        let mut head = [0; HEAD];
+        head[0..4].copy_from_slice(&self.type_id.0.to_le_bytes());
+        head[4..6].copy_from_slice(&self.class.0.to_le_bytes());
+        head[6] = u8::from(self.group.is_some());
+        head[7] = self.key.form_byte();
+        head[8..16].copy_from_slice(&self.group.unwrap_or(0).to_le_bytes());
+        head
     }
 
     /// The pinned form (**W4**).
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
-        let mut out = [0; HEAD + KEY_BYTES_MAX];
-        let len = self.write(&mut out);
-        out[..len].to_vec()
+        [&self.head()[..], self.key.payload()].concat()
     }
 
     /// Writes the pinned form to the beginning of `out`, and says how long it is; `None` if `out` is
-    /// too short, or the key longer than [`KEY_BYTES_MAX`].
+    /// too short.
     #[must_use]
     pub fn write_into(&self, out: &mut [u8]) -> Option<usize> {
-        let mut pinned = [0; HEAD + KEY_BYTES_MAX];
-        let len = self.write(&mut pinned);
-        out.get_mut(..len)?.copy_from_slice(pinned.get(..len)?);
-        Some(len)
+        let payload = self.key.payload();
+        let (head, rest) = out.split_first_chunk_mut::<HEAD>()?;
+        *head = self.head();
+        rest.get_mut(..payload.len())?.copy_from_slice(payload);
+        Some(HEAD + payload.len())
     }
 
     /// The id whose pinned form is `bytes`; `None` if there is none.
@@ -125,7 +134,9 @@ impl EntityId {
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let (head, payload) = Head::parse(bytes)?;
         let key = Key::parse(head.form, payload)?;
-        Some(Self::new(head.type_id, head.class, head.group, key))
+        let Head { type_id, class, group, .. } = head;
+        // W5: these bytes are the id's pinned form.
+        Some(Self { hash: xxh3_64(bytes), group, key, type_id, class })
     }
 
     /// The type of the id whose pinned form is `bytes`; `None` if there is none. Takes less than
