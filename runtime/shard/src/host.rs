@@ -9,6 +9,7 @@
 
 use std::collections::VecDeque;
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -43,6 +44,8 @@ pub struct Options {
     pub direct: bool,
     /// Whether to claim CPUs and pin the threads to them.
     pub pin: bool,
+    /// Where nodes of this host claim their CPUs; [`RunDir::open`] chooses where none is named.
+    pub run_dir: Option<PathBuf>,
     /// How it reaches other nodes, if it does.
     pub io: Option<IoOptions>,
     /// Whether there may be other nodes: then calls wait until [`Inlets::members`] was called.
@@ -142,7 +145,11 @@ impl Host {
         let dedicated = options.io.as_ref().is_some_and(|io| io.mode == IoMode::Dedicated);
         let wanted = count.saturating_add(usize::from(dedicated));
         let mut claims: VecDeque<Claim> = match options.pin {
-            true => RunDir::open()?.claim(&allowed, wanted)?.into(),
+            true => {
+                let run_dir = options.run_dir.as_deref();
+                let run_dir = run_dir.map_or_else(RunDir::open, RunDir::open_at)?;
+                run_dir.claim(&allowed, wanted)?.into()
+            }
             false => VecDeque::new(),
         };
         let shared = |claim: Option<&Claim>| {
