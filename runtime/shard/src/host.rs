@@ -132,6 +132,19 @@ struct Seat {
     opening: Option<Opening>,
 }
 
+/// The CPUs of as many threads as `wanted`; none if they are not to be pinned.
+fn claims(
+    options: &Options,
+    allowed: &Allowed,
+    wanted: NonZeroUsize,
+) -> Result<VecDeque<Claim>, StartError> {
+    if !options.pin {
+        return Ok(VecDeque::new());
+    }
+    let run_dir = options.run_dir.as_deref().map_or_else(RunDir::open, RunDir::open_at)?;
+    Ok(run_dir.claim(allowed, wanted)?.into())
+}
+
 impl Host {
     /// Starts the threads.
     ///
@@ -144,14 +157,7 @@ impl Host {
         let shards = shards.map_err(|_| StartError::TooManyShards { shards: count.get() })?;
         let dedicated = options.io.as_ref().is_some_and(|io| io.mode == IoMode::Dedicated);
         let wanted = count.saturating_add(usize::from(dedicated));
-        let mut claims: VecDeque<Claim> = match options.pin {
-            true => {
-                let run_dir = options.run_dir.as_deref();
-                let run_dir = run_dir.map_or_else(RunDir::open, RunDir::open_at)?;
-                run_dir.claim(&allowed, wanted)?.into()
-            }
-            false => VecDeque::new(),
-        };
+        let mut claims = claims(&options, &allowed, wanted)?;
         let shared = |claim: Option<&Claim>| {
             matches!(claim.map(Claim::tenancy), Some(Tenancy::Shared { .. }))
                 || allowed.quota().is_some_and(|quota| quota < wanted)
