@@ -1,7 +1,7 @@
 //! Heap: how many allocations a call to another node makes, on both sides together.
 //!
 //! # Invariants
-//! - **B7** One test: the counters are the process's own, and another test's thread would count too.
+//! - **B9** One test: the counters are the process's own, and another test's thread would count too.
 //!
 //! # Not here
 //! Calls within one node: `heap`.

@@ -135,7 +135,7 @@ impl Builder {
             idle: self.idle,
             direct: self.direct,
             pin: self.pin,
-            run_dir: self.config.runtime.run_dir.clone(),
+            run_dir: self.config.runtime.run_dir,
             fabric: io.is_some(),
             io,
             origin: joining.as_ref().map_or(0, Joining::origin),
