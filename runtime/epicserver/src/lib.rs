@@ -37,8 +37,7 @@
 //! thread, those of tokio included. [`Script`] tests an entity's methods with no runtime at all.
 //!
 //! # Not here
-//! Stores: in this version, what is
-//! collected is forgotten.
+//! Stores: in this version, what is collected is forgotten.
 
 mod client;
 pub mod config;
