@@ -221,6 +221,8 @@ impl Tcp {
     fn closed(&mut self, io: &mut Io<'_>, id: LinkId, error: Option<io::Error>) {
         let Some(link) = self.links.remove(&id) else { return };
         self.by_handle.remove(&link.handle);
+        let Counters { frames, bytes, copied, copied_bytes } = link.framing.counters;
+        tracing::debug!(%link.peer, frames, bytes, copied, copied_bytes, "a link over TCP has ended");
         self.gone = add(self.gone, link.framing.counters);
         let (peer, in_handshake) = (link.peer, link.tls.is_some() && !link.up);
         let why = link.why.unwrap_or_else(|| match error {

@@ -1,5 +1,7 @@
 //! Two ends over the loopback, each with a driver of its own.
 
+mod in_place;
+
 use super::*;
 use epicserver_link::driver::{Driver, Form};
 use epicserver_wire::ShardId;
