@@ -17,31 +17,30 @@
 mod port;
 mod table;
 mod thread;
+mod wires;
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crossbeam_queue::ArrayQueue;
 use epicserver_link::driver::{Completion, Done, Driver, Form, Owner};
 use epicserver_link::{Address, Down, Event, Io, Parcel, Transport};
 use epicserver_node::LinkUp;
 use epicserver_proto::link as machine;
 use epicserver_wire::frame::Frame;
 use epicserver_wire::header::{Glance, Violation};
-use epicserver_wire::{LinkId, NodeId, Time};
+use epicserver_wire::{LinkId, Time};
 
 pub(crate) use self::port::{Outlet, Port, ToIo, port};
 use self::table::{Link, Links};
 pub(crate) use self::thread::{IoSeat, IoThread, Opening, Wiring};
-use crate::park::{Parker, Unparker};
+pub use self::wires::{Order, Report, Wires};
+use crate::park::Parker;
 
 /// Entries taken from one shard's ring before the next one is looked at.
 const PORT_BATCH: usize = 64;
 /// How long closing links may take.
 const GOODBYE: Duration = Duration::from_millis(500);
-/// Orders and reports that may wait.
-const ORDERS_MAX: usize = 1024;
 
 /// Whether links are driven by a thread of their own.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -72,76 +71,6 @@ pub struct IoOptions {
 impl fmt::Debug for IoOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("IoOptions").field("mode", &self.mode).finish_non_exhaustive()
-    }
-}
-
-/// What the control thread wants of the endpoint.
-#[derive(Debug)]
-pub enum Order {
-    /// Reach the node at this address.
-    Dial(Address),
-    /// Say goodbye to every peer and close every link.
-    Close,
-}
-
-/// What the control thread gets to know.
-#[derive(Clone, Debug)]
-pub enum Report {
-    /// Where this node can be reached.
-    Listening(Vec<Address>),
-    /// A node can be reached.
-    Up {
-        /// Which.
-        node: NodeId,
-        /// How many shards it has.
-        shards: u16,
-    },
-    /// A node cannot be reached any more.
-    Down {
-        /// Which.
-        node: NodeId,
-        /// Why.
-        why: Down,
-    },
-    /// An address was dialled in vain.
-    Unreachable {
-        /// Which.
-        address: Address,
-        /// Why.
-        why: String,
-    },
-}
-
-/// What the endpoint and the control thread share.
-#[derive(Debug)]
-pub struct Wires {
-    orders: ArrayQueue<Order>,
-    reports: ArrayQueue<Report>,
-    unparker: Unparker,
-}
-
-impl Wires {
-    pub(crate) fn new(unparker: Unparker) -> Arc<Self> {
-        let (orders, reports) = (ArrayQueue::new(ORDERS_MAX), ArrayQueue::new(ORDERS_MAX));
-        Arc::new(Self { orders, reports, unparker })
-    }
-
-    /// Gives an order. Says `false` if too many wait already.
-    pub fn order(&self, order: Order) -> bool {
-        let given = self.orders.push(order).is_ok();
-        self.unparker.unpark();
-        given
-    }
-
-    /// The next report, if there is one.
-    #[must_use]
-    pub fn report(&self) -> Option<Report> {
-        self.reports.pop()
-    }
-
-    fn tell(&self, report: Report) {
-        // Who is so far behind sees the node's state at the next look at its links.
-        drop(self.reports.push(report));
     }
 }
 
