@@ -34,6 +34,7 @@ use epicserver_wire::{LinkId, Time};
 pub(crate) use self::port::{Outlet, Port, ToIo, port};
 use self::table::{Link, Links};
 pub(crate) use self::thread::{IoSeat, IoThread, Opening, Wiring};
+use self::wires::Reports;
 pub use self::wires::{Order, Report, Wires};
 use crate::park::Parker;
 
@@ -81,6 +82,7 @@ pub(crate) struct Endpoint {
     links: Links,
     ports: Vec<Port>,
     wires: Arc<Wires>,
+    reports: Reports,
     identity: machine::Config,
     events: Vec<Event>,
     done: Vec<Completion>,
@@ -109,13 +111,15 @@ impl Endpoint {
             Io { now, driver: &mut *driver, events: &mut events, next_link: &mut next_link };
         let transports = (options.transports)(&mut io)?;
         let addresses = transports.iter().flat_map(|transport| transport.addresses()).collect();
-        wires.tell(Report::Listening(addresses));
+        let mut reports = Reports::new(Arc::clone(&wires));
+        reports.tell(Report::Listening(addresses));
         Ok(Self {
             driver,
             transports,
             links: Links::default(),
             ports,
             wires,
+            reports,
             identity: options.identity,
             events,
             done: Vec::new(),
@@ -144,6 +148,7 @@ impl Endpoint {
         }
         busy |= self.digest(now);
         self.ports.iter_mut().for_each(Port::flush);
+        self.reports.catch_up();
         busy
     }
 
@@ -271,7 +276,7 @@ impl Endpoint {
         for port in &mut self.ports {
             port.put(epicserver_node::Event::LinkUp(up.clone()));
         }
-        self.wires.tell(Report::Up { node: peer.node, shards: peer.shards });
+        self.reports.tell(Report::Up { node: peer.node, shards: peer.shards });
     }
 
     fn close(&mut self, now: Time, link: LinkId) {
@@ -288,7 +293,7 @@ impl Endpoint {
         for port in &mut self.ports {
             port.put(epicserver_node::Event::LinkDown(link));
         }
-        self.wires.tell(Report::Down { node, why });
+        self.reports.tell(Report::Down { node, why });
     }
 
     fn down(&mut self, link: LinkId, why: Down) {
@@ -305,7 +310,7 @@ impl Endpoint {
         tracing::debug!(?link, %why, "a link is down");
         self.tell_down(link, why.clone());
         if let Some(address) = self.links.remove(link).filter(|_| !established) {
-            self.wires.tell(Report::Unreachable { address, why: why.to_string() });
+            self.reports.tell(Report::Unreachable { address, why: why.to_string() });
         }
     }
 
@@ -423,14 +428,14 @@ impl Endpoint {
         let index = self.transports.iter().position(|t| t.name() == address.scheme());
         let Some(index) = index else {
             let why = format!("no transport here speaks `{}`", address.scheme());
-            return self.wires.tell(Report::Unreachable { address, why });
+            return self.reports.tell(Report::Unreachable { address, why });
         };
         let link = LinkId::new(self.next_link);
         self.next_link += 1;
         match self.with(now, index, |transport, io| transport.dial(io, link, &address)) {
             Ok(()) => self.links.dialling(link, address),
             Err(refused) => {
-                self.wires.tell(Report::Unreachable { address, why: refused.to_string() });
+                self.reports.tell(Report::Unreachable { address, why: refused.to_string() });
             }
         }
     }
@@ -481,9 +486,10 @@ impl Endpoint {
         transports.chain(self.links.deadline()).min()
     }
 
-    /// Whether a shard has given it something.
+    /// Whether somebody has given it something, or did not take what it had.
     pub(crate) fn has_work(&self) -> bool {
         !self.wires.orders.is_empty()
+            || self.reports.is_late()
             || self.ports.iter().any(|port| !port.from.is_empty() || port.has_unsent())
     }
 

@@ -1,8 +1,13 @@
 //! What the I/O endpoint and the node's control thread say to each other.
 //!
+//! # Invariants
+//! - **H13** The last that happened to the link of each node is reported, however far the control thread is
+//!   behind.
+//!
 //! # Not here
 //! What is done with an order; what follows from a report.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crossbeam_queue::ArrayQueue;
@@ -77,9 +82,84 @@ impl Wires {
     pub fn report(&self) -> Option<Report> {
         self.reports.pop()
     }
+}
 
-    pub(super) fn tell(&self, report: Report) {
-        // Who is so far behind sees the node's state at the next look at its links.
-        drop(self.reports.push(report));
+/// The endpoint's side of the reports.
+#[derive(Debug)]
+pub(crate) struct Reports {
+    wires: Arc<Wires>,
+    /// What there was no room for: one for each node at the most (**H13**).
+    late: BTreeMap<NodeId, Report>,
+}
+
+impl Reports {
+    pub(crate) fn new(wires: Arc<Wires>) -> Self {
+        Self { wires, late: BTreeMap::new() }
+    }
+
+    /// Whether some wait for room.
+    pub(crate) fn is_late(&self) -> bool {
+        !self.late.is_empty()
+    }
+
+    /// Reports, now or once there is room.
+    pub(crate) fn tell(&mut self, report: Report) {
+        match report {
+            Report::Up { node, .. } | Report::Down { node, .. } => {
+                drop(self.late.insert(node, report));
+                self.catch_up();
+            }
+            // The first report of all finds room, and an address of which nothing is said is dialled again.
+            Report::Listening(_) | Report::Unreachable { .. } => {
+                drop(self.wires.reports.push(report));
+            }
+        }
+    }
+
+    /// Reports what there is room for by now.
+    pub(crate) fn catch_up(&mut self) {
+        while let Some((node, report)) = self.late.pop_first() {
+            if let Err(report) = self.wires.reports.push(report) {
+                drop(self.late.insert(node, report));
+                return;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn up(node: u64, shards: u16) -> Report {
+        Report::Up { node: NodeId::new(node), shards }
+    }
+
+    fn nodes(wires: &Wires) -> Vec<(u64, u16)> {
+        let up = |report| match report {
+            Report::Up { node, shards } => Some((node.as_u64(), shards)),
+            Report::Listening(_) | Report::Down { .. } | Report::Unreachable { .. } => None,
+        };
+        std::iter::from_fn(|| wires.report()).filter_map(up).collect()
+    }
+
+    #[test]
+    fn h13_a_control_thread_that_is_behind_hears_the_last_of_each_node_all_the_same() {
+        let (_parker, unparker) = crate::park::parker().unwrap();
+        let wires = Wires::new(unparker);
+        let mut reports = Reports::new(Arc::clone(&wires));
+        let address = Address::new("tcp", "127.0.0.1:1");
+        for _ in 0..=ORDERS_MAX {
+            reports.tell(Report::Unreachable { address: address.clone(), why: String::new() });
+        }
+        reports.tell(up(2, 1));
+        reports.tell(up(1, 1));
+        reports.tell(Report::Down { node: NodeId::new(2), why: Down::There });
+        reports.tell(up(2, 7));
+        assert!(reports.is_late());
+        assert_eq!(nodes(&wires), [], "there was no room");
+        reports.catch_up();
+        assert_eq!(nodes(&wires), [(1, 1), (2, 7)]);
+        assert!(!reports.is_late());
     }
 }
