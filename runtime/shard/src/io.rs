@@ -7,7 +7,9 @@
 //! # Invariants
 //! - **H9** No frame reaches a shard before its link is established, nor after the shard was told that
 //!   the link is down.
-//! - **H10** Of several links to one node one is kept, the same one at both ends.
+//! - **H10** Of several links to one node one is kept: of two that were dialled from both ends the same
+//!   one at both, and of two that one end dialled the one that came up last. Where the ends differ about
+//!   which that is both go, and the node is dialled again.
 //! - **H11** The endpoint waits in the kernel only after it has looked, its sleeping flag up, at every
 //!   ring and every transport once more.
 //!
@@ -29,7 +31,7 @@ use epicserver_node::LinkUp;
 use epicserver_proto::link as machine;
 use epicserver_wire::frame::Frame;
 use epicserver_wire::header::{Glance, Violation};
-use epicserver_wire::{LinkId, Time};
+use epicserver_wire::{LinkId, NodeId, Time};
 
 pub(crate) use self::port::{Outlet, Port, ToIo, port};
 use self::table::{Link, Links};
@@ -246,16 +248,10 @@ impl Endpoint {
     }
 
     fn established(&mut self, now: Time, link: LinkId, peer: &machine::Peer) {
-        if let Some(other) = self.links.of_node(peer.node) {
-            // H10.
-            let Some(entry) = self.links.get_mut(link) else { return };
-            let keeps = machine::keeps(self.identity.node, peer.node, entry.machine.accepted());
-            let loser = if keeps { other } else { link };
-            self.close(now, loser);
-            if !keeps {
-                return;
-            }
-            self.tell_down(other, Down::Here);
+        if let Some(other) = self.links.of_node(peer.node)
+            && !self.replaces(now, (link, other), peer.node)
+        {
+            return;
         }
         let Some(entry) = self.links.get_mut(link) else { return };
         entry.node = Some(peer.node);
@@ -277,6 +273,19 @@ impl Endpoint {
             port.put(epicserver_node::Event::LinkUp(up.clone()));
         }
         self.reports.tell(Report::Up { node: peer.node, shards: peer.shards });
+    }
+
+    /// Lets one of two links to `peer` go (**H10**), and says whether that is the older one. The peer is
+    /// told why, so that neither end takes it for the other's leaving.
+    fn replaces(&mut self, now: Time, (newer, older): (LinkId, LinkId), peer: NodeId) -> bool {
+        let Some(entry) = self.links.get_mut(newer) else { return false };
+        let keeps = machine::keeps(self.identity.node, peer, entry.machine.accepted());
+        let (loser, why) = (if keeps { older } else { newer }, machine::Refusal::Duplicate);
+        if keeps {
+            self.tell_down(older, Down::Failed(why.to_string()));
+        }
+        self.advance(now, loser, machine::Event::Refuse(why));
+        keeps
     }
 
     fn close(&mut self, now: Time, link: LinkId) {
@@ -383,6 +392,10 @@ impl Endpoint {
     ) {
         let (Some((shard, start)), end) = run else { return };
         let Some(entry) = self.links.get_mut(link) else { return };
+        if entry.machine.is_closed() {
+            // It was under way when this end let go of the link.
+            return;
+        }
         entry.machine.heard(now);
         if entry.node.is_none() {
             // H9.
