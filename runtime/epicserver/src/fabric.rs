@@ -13,6 +13,7 @@
 //! Agreement: each node goes by the links that it has itself, so two may differ for a moment about who
 //! owns an entity; a call that meets the wrong one is sent again.
 
+mod dials;
 mod key;
 mod ways;
 
@@ -34,12 +35,11 @@ use epicserver_wire::header::Credit;
 
 use crate::config::{Config, DriverKind, IoThreads};
 use crate::discovery::{Discovery, DiscoveryError};
+use dials::{Dials, REDIAL};
 use ways::Ways;
 
 /// How long a member may be unreachable before it is none any more.
 const GRACE: Duration = Duration::from_secs(3);
-/// How long an address that was dialled in vain is left alone.
-const REDIAL: Duration = Duration::from_millis(200);
 /// How long the control thread waits for news of the run directory before it looks at its links.
 const TICK: Duration = Duration::from_millis(20);
 /// How often a node that waits for others says so.
@@ -191,7 +191,7 @@ impl Fabric {
             inlets: host.inlets().clone(),
             wires,
             links: BTreeMap::new(),
-            dialled: BTreeMap::new(),
+            dials: Dials::default(),
             listening: false,
             missing: None,
             members: BTreeSet::new(),
@@ -241,8 +241,7 @@ struct Control {
     inlets: Inlets,
     wires: Arc<Wires>,
     links: BTreeMap<NodeId, Seen>,
-    /// When an address was dialled, or failed.
-    dialled: BTreeMap<Address, Instant>,
+    dials: Dials,
     listening: bool,
     /// When somebody to whom there should be a link and is none was looked for last.
     missing: Option<Instant>,
@@ -282,8 +281,11 @@ impl Control {
                 }
                 self.listening = true;
             }
-            Report::Up { node, shards } => {
+            Report::Up { node, shards, dialled } => {
                 tracing::info!(%node, shards, "linked");
+                if let Some(address) = dialled {
+                    self.dials.end(address, Instant::now());
+                }
                 self.links.insert(node, Seen::Linked);
             }
             Report::Down { node, why } => {
@@ -296,7 +298,7 @@ impl Control {
             }
             Report::Unreachable { address, why } => {
                 tracing::debug!(%address, %why, "unreachable");
-                self.dialled.insert(address.clone(), Instant::now());
+                self.dials.end(address.clone(), Instant::now());
                 self.joining.ways.failed(address, Instant::now());
             }
         }
@@ -320,20 +322,19 @@ impl Control {
         let lonely = self.links.len() + 1 < self.joining.wanted;
         let wanted: Vec<Address> =
             here.into_iter().chain(seeds.into_iter().filter(|_| lonely)).collect();
-        self.dialled.retain(|_, tried| tried.elapsed() < REDIAL);
         self.missing = (!wanted.is_empty()).then_some(now);
         for address in wanted {
-            self.dial(address);
+            self.dial(address, now);
         }
     }
 
-    fn dial(&mut self, address: Address) {
-        let tried = self.dialled.get(&address);
-        if tried.is_some_and(|tried| tried.elapsed() < REDIAL) {
+    fn dial(&mut self, address: Address, now: Instant) {
+        if !self.dials.may_begin(&address, now) {
             return;
         }
-        self.dialled.insert(address.clone(), Instant::now());
-        if !self.wires.order(Order::Dial(address)) {
+        if self.wires.order(Order::Dial(address.clone())) {
+            self.dials.begin(address, now);
+        } else {
             tracing::warn!("the I/O endpoint does not keep up with what it is to dial");
         }
     }

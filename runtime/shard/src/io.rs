@@ -272,7 +272,8 @@ impl Endpoint {
         for port in &mut self.ports {
             port.put(epicserver_node::Event::LinkUp(up.clone()));
         }
-        self.reports.tell(Report::Up { node: peer.node, shards: peer.shards });
+        let dialled = self.links.dialled(link);
+        self.reports.tell(Report::Up { node: peer.node, shards: peer.shards, dialled });
     }
 
     /// Lets one of two links to `peer` go (**H10**), and says whether that is the older one. The peer is

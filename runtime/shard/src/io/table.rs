@@ -54,6 +54,11 @@ impl Links {
         self.dialling.insert(link, address);
     }
 
+    /// The address that was dialled for a link, unless the peer has dialled it.
+    pub(crate) fn dialled(&self, link: LinkId) -> Option<Address> {
+        self.dialling.get(&link).cloned()
+    }
+
     pub(crate) fn insert(&mut self, id: LinkId, link: Link) {
         self.links.insert(id, link);
     }

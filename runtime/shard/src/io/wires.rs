@@ -39,6 +39,8 @@ pub enum Report {
         node: NodeId,
         /// How many shards it has.
         shards: u16,
+        /// The address that was dialled, unless the other node has dialled this one.
+        dialled: Option<Address>,
     },
     /// A node cannot be reached any more.
     Down {
@@ -47,7 +49,8 @@ pub enum Report {
         /// Why.
         why: Down,
     },
-    /// An address was dialled in vain.
+    /// An address was dialled in vain. Each dial ends by this or by [`Up`](Self::Up), unless more reports
+    /// wait than there is room for.
     Unreachable {
         /// Which.
         address: Address,
@@ -132,12 +135,12 @@ mod tests {
     use super::*;
 
     fn up(node: u64, shards: u16) -> Report {
-        Report::Up { node: NodeId::new(node), shards }
+        Report::Up { node: NodeId::new(node), shards, dialled: None }
     }
 
     fn nodes(wires: &Wires) -> Vec<(u64, u16)> {
         let up = |report| match report {
-            Report::Up { node, shards } => Some((node.as_u64(), shards)),
+            Report::Up { node, shards, .. } => Some((node.as_u64(), shards)),
             Report::Listening(_) | Report::Down { .. } | Report::Unreachable { .. } => None,
         };
         std::iter::from_fn(|| wires.report()).filter_map(up).collect()
