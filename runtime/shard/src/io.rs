@@ -18,6 +18,8 @@
 
 mod port;
 mod table;
+#[cfg(test)]
+mod tests;
 mod thread;
 mod wires;
 

@@ -1,0 +1,242 @@
+//! Two endpoints in one thread, joined by a transport that is a pair of queues.
+//!
+//! # Not here
+//! Transports that are some: they have a suite of their own.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use epicserver_link::driver::{Completion, Form};
+use epicserver_link::pool::HeapPool;
+use epicserver_link::{Address, Down, Event, Io, Parcel, Refused, Transport};
+use epicserver_proto::link as machine;
+use epicserver_proto::session::Window;
+use epicserver_wire::frame::Frame;
+use epicserver_wire::{LinkId, NodeId, Time};
+
+use super::{Endpoint, IoMode, IoOptions, Order, Report, Wires};
+use crate::park::{Parker, parker};
+
+/// Rounds in which a handshake is over.
+const ROUNDS: usize = 20;
+
+/// What the two ends know a connection by: who has dialled it, and as which link.
+type Name = (usize, LinkId);
+
+enum Said {
+    Dialled,
+    Bytes(Vec<u8>),
+    Closed,
+}
+
+/// What is under way to each end.
+type Mail = Arc<Mutex<[VecDeque<(Name, Said)>; 2]>>;
+
+struct Pipe {
+    me: usize,
+    mail: Mail,
+    links: BTreeMap<LinkId, Name>,
+}
+
+impl Pipe {
+    fn mail(&self) -> MutexGuard<'_, [VecDeque<(Name, Said)>; 2]> {
+        self.mail.lock().unwrap()
+    }
+
+    fn say(&self, name: Name, said: Said) {
+        self.mail()[1 - self.me].push_back((name, said));
+    }
+
+    fn up(&mut self, io: &mut Io<'_>, link: LinkId, name: Name) {
+        self.links.insert(link, name);
+        let (accepted, peer) = (name.0 != self.me, Address::new("pipe", "peer"));
+        io.events.push(Event::Up { link, accepted, peer, slots: HeapPool::new(16, 4096) });
+    }
+
+    fn heard(&mut self, io: &mut Io<'_>, name: Name, said: Said) {
+        if let Said::Dialled = said {
+            let link = io.new_link();
+            return self.up(io, link, name);
+        }
+        let Some(link) = self.links.iter().find(|(_, known)| **known == name).map(|(id, _)| *id)
+        else {
+            return;
+        };
+        match said {
+            Said::Dialled => {}
+            Said::Bytes(bytes) => {
+                io.events.push(Event::Frame { link, frame: Frame::copy_of(&bytes) });
+            }
+            Said::Closed => {
+                self.links.remove(&link);
+                io.events.push(Event::Down { link, why: Down::There });
+            }
+        }
+    }
+}
+
+impl Transport for Pipe {
+    fn name(&self) -> &'static str {
+        "pipe"
+    }
+
+    fn addresses(&self) -> Vec<Address> {
+        vec![Address::new("pipe", "here")]
+    }
+
+    fn dial(&mut self, io: &mut Io<'_>, link: LinkId, _: &Address) -> Result<(), Refused> {
+        let name = (self.me, link);
+        self.say(name, Said::Dialled);
+        self.up(io, link, name);
+        Ok(())
+    }
+
+    fn submit(&mut self, _: &mut Io<'_>, link: LinkId, parcel: Parcel) -> Result<(), Parcel> {
+        let Some(name) = self.links.get(&link) else { return Err(parcel) };
+        let body = parcel.body.as_ref().map_or(&[][..], Frame::bytes);
+        self.say(*name, Said::Bytes([parcel.head.bytes(), body].concat()));
+        Ok(())
+    }
+
+    fn flush(&mut self, _: &mut Io<'_>) {}
+
+    fn complete(&mut self, _: &mut Io<'_>, _: Completion) {}
+
+    fn poll(&mut self, io: &mut Io<'_>) -> bool {
+        let mail = std::mem::take(&mut self.mail()[self.me]);
+        let any = !mail.is_empty();
+        for (name, said) in mail {
+            self.heard(io, name, said);
+        }
+        any
+    }
+
+    fn arm(&mut self, _: &mut Io<'_>) -> bool {
+        self.mail()[self.me].is_empty()
+    }
+
+    fn deadline(&self) -> Option<Time> {
+        None
+    }
+
+    fn close(&mut self, io: &mut Io<'_>, link: LinkId) {
+        if let Some(name) = self.links.remove(&link) {
+            self.say(name, Said::Closed);
+            io.events.push(Event::Down { link, why: Down::Here });
+        }
+    }
+}
+
+struct End {
+    endpoint: Endpoint,
+    wires: Arc<Wires>,
+    _parker: Parker,
+}
+
+impl End {
+    fn new(me: usize, mail: &Mail) -> Self {
+        let identity = machine::Config {
+            fabric: "test".to_owned(),
+            key: machine::FabricKey([7; 32]),
+            node: node(me),
+            shards: 1,
+            window: Window::DEFAULT,
+            offer: machine::Offer::default(),
+            handshake: machine::HANDSHAKE,
+            keep_alive: machine::KEEP_ALIVE,
+            silent: machine::SILENT,
+        };
+        let mail = Arc::clone(mail);
+        let options = IoOptions {
+            mode: IoMode::Fused,
+            driver: Some(Form::Epoll),
+            identity,
+            transports: Box::new(move |_| {
+                Ok(vec![Box::new(Pipe { me, mail, links: BTreeMap::new() })])
+            }),
+        };
+        let (parker, unparker) = parker().unwrap();
+        let wires = Wires::new(unparker);
+        let opened = Endpoint::open(options, Vec::new(), Arc::clone(&wires), (&parker, Time::ZERO));
+        Self { endpoint: opened.unwrap(), wires, _parker: parker }
+    }
+
+    fn dial(&self) {
+        assert!(self.wires.order(Order::Dial(Address::new("pipe", "there"))));
+    }
+
+    /// What it has reported of links, and how each that went did so.
+    fn reports(&self) -> (usize, Vec<Down>) {
+        let (mut ups, mut downs) = (0, Vec::new());
+        while let Some(report) = self.wires.report() {
+            match report {
+                Report::Up { .. } => ups += 1,
+                Report::Down { why, .. } => downs.push(why),
+                Report::Listening(_) | Report::Unreachable { .. } => {}
+            }
+        }
+        (ups, downs)
+    }
+}
+
+/// The node of each end; the first has the smaller id.
+fn node(me: usize) -> NodeId {
+    NodeId::new(1 + me as u64)
+}
+
+fn ends() -> [End; 2] {
+    let mail = Mail::default();
+    [End::new(0, &mail), End::new(1, &mail)]
+}
+
+fn go_round(ends: &mut [End; 2]) {
+    for round in 0..ROUNDS {
+        let now = Time::ZERO + Duration::from_millis(round as u64);
+        for end in ends.iter_mut() {
+            end.endpoint.round(now);
+        }
+    }
+}
+
+/// The link by which each end reaches the other, as both know it.
+fn kept(ends: &[End; 2]) -> Vec<Option<LinkId>> {
+    let other = |(me, end): (usize, &End)| end.endpoint.links.of_node(node(1 - me));
+    ends.iter().enumerate().map(other).collect()
+}
+
+#[test]
+fn h10_of_two_links_from_both_ends_one_is_kept_and_no_end_takes_the_other_for_gone() {
+    // Who dials when the first link is there, or both at once.
+    for (first, second) in [(&[1][..], &[0][..]), (&[0], &[1]), (&[0, 1], &[])] {
+        let mut ends = ends();
+        for dials in [first, second] {
+            dials.iter().for_each(|me: &usize| ends[*me].dial());
+            go_round(&mut ends);
+        }
+        let kept = kept(&ends);
+        assert!(kept.iter().all(Option::is_some), "{first:?}, {second:?}: {kept:?}");
+        for end in &ends {
+            assert_eq!(end.endpoint.links.ids().len(), 1, "one link is left");
+            let (ups, downs) = end.reports();
+            assert_eq!(ups, downs.len() + 1, "it is linked in the end");
+            let gone = |why: &Down| matches!(why, Down::Here | Down::There);
+            assert!(!downs.iter().any(gone), "{first:?}, {second:?}: {downs:?}");
+        }
+    }
+}
+
+#[test]
+fn h10_of_two_links_from_one_end_the_newer_is_kept_at_both() {
+    let mut ends = ends();
+    for _ in 0..2 {
+        ends[0].dial();
+        go_round(&mut ends);
+    }
+    assert_eq!(kept(&ends).iter().flatten().count(), 2);
+    for end in &ends {
+        let (ups, downs) = end.reports();
+        assert_eq!((ups, downs.len()), (2, 1));
+        assert!(matches!(downs.first(), Some(Down::Failed(_))), "{downs:?}");
+    }
+}
