@@ -9,6 +9,7 @@ mod run_dir;
 use std::collections::BTreeSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::Path;
+use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use common::{Gate, within};
@@ -47,23 +48,20 @@ fn config(run_dir: &Path, nodes: u32) -> Config {
     config
 }
 
-/// As many nodes as `config` wants, which have found each other.
+/// As many nodes as `config` wants, which have found each other. One that cannot start fails the test at
+/// once: the others would wait for it.
 fn nodes(config: &Config) -> Vec<Node> {
-    let start = || {
-        let config = config.clone();
+    let (give, take) = channel();
+    for _ in 0..config.fabric.nodes {
+        let (config, give) = (config.clone(), give.clone());
         std::thread::spawn(move || {
             let builder = Node::builder().entity::<Spot>().entity::<Gate>();
-            builder.config(&config).pin(false).start()
-        })
-    };
-    let starting: Vec<_> = (0..config.fabric.nodes).map(|_| start()).collect();
-    let started = starting.into_iter().map(|thread| thread.join());
-    started
-        .map(|node| match node {
-            Ok(node) => node.unwrap_or_else(|error| panic!("{error}")),
-            Err(cause) => std::panic::resume_unwind(cause),
-        })
-        .collect()
+            drop(give.send(builder.config(&config).pin(false).start()));
+        });
+    }
+    drop(give);
+    let started = take.iter().map(|node| node.unwrap_or_else(|error| panic!("{error}")));
+    started.collect()
 }
 
 /// Where each of `keys` is, as `node` finds it.
