@@ -29,7 +29,7 @@ use epicserver_link::{Address, Down};
 use epicserver_proto::Directory;
 use epicserver_proto::link::{self, FabricKey};
 use epicserver_proto::session::Window;
-use epicserver_shard::{Host, Inlets, IoMode, IoOptions, Order, Report, Wires};
+use epicserver_shard::{Host, Inlets, IoMode, IoOptions, Order, Report, StopOnPanic, Wires};
 use epicserver_wire::NodeId;
 use epicserver_wire::header::Credit;
 
@@ -198,7 +198,10 @@ impl Fabric {
         };
         let (told, shared) = (Arc::clone(&stop), Arc::clone(&gate));
         let thread = std::thread::Builder::new().name("epic-control".to_owned());
-        let thread = thread.spawn(move || control.run(&told, &shared));
+        let thread = thread.spawn(move || {
+            let _stop = StopOnPanic;
+            control.run(&told, &shared);
+        });
         let thread = Some(thread.map_err(FabricError::Thread)?);
         let fabric = Self { stop, gate, thread };
         fabric.wait();
@@ -222,7 +225,7 @@ impl Drop for Fabric {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::SeqCst);
         if let Some(thread) = self.thread.take() {
-            // A panic of it has been reported by its own thread.
+            // One that panicked has stopped the process already.
             drop(thread.join());
         }
     }

@@ -105,13 +105,16 @@ pub struct Host {
     io_thread: Option<IoThread>,
 }
 
-/// Stops the process if its thread panics (**H6**).
-pub(crate) struct StopOnPanic;
+/// Stops the process if the thread that holds it panics (**H6**): others would wait for it for ever.
+#[derive(Debug)]
+pub struct StopOnPanic;
 
 impl Drop for StopOnPanic {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            tracing::error!("a shard broke one of its invariants; the process stops");
+            tracing::error!(
+                "a thread of the runtime broke one of its invariants; the process stops"
+            );
             std::process::abort();
         }
     }

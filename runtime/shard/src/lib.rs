@@ -27,7 +27,7 @@ mod worker;
 #[cfg(not(loom))]
 pub use epicserver_node::RootTask;
 #[cfg(not(loom))]
-pub use host::{Host, Options, StartError};
+pub use host::{Host, Options, StartError, StopOnPanic};
 #[cfg(not(loom))]
 pub use inlet::Inlets;
 #[cfg(not(loom))]
