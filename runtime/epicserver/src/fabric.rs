@@ -42,6 +42,8 @@ use ways::Ways;
 const GRACE: Duration = Duration::from_secs(3);
 /// How long the control thread waits for news of the run directory before it looks at its links.
 const TICK: Duration = Duration::from_millis(20);
+/// How long it waits until it writes its entry in the run directory again, when that failed.
+const REPUBLISH: Duration = Duration::from_secs(1);
 /// How often a node that waits for others says so.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -193,6 +195,7 @@ impl Fabric {
             links: BTreeMap::new(),
             dials: Dials::default(),
             listening: false,
+            unpublished: None,
             missing: None,
             members: BTreeSet::new(),
         };
@@ -246,6 +249,8 @@ struct Control {
     links: BTreeMap<NodeId, Seen>,
     dials: Dials,
     listening: bool,
+    /// The addresses of which others could not be told, and when that was tried.
+    unpublished: Option<(Vec<Address>, Instant)>,
     /// When somebody to whom there should be a link and is none was looked for last.
     missing: Option<Instant>,
     members: BTreeSet<NodeId>,
@@ -258,6 +263,11 @@ impl Control {
             while let Some(report) = self.wires.report() {
                 self.note(report);
                 changed = true;
+            }
+            if let Some((addresses, _)) =
+                self.unpublished.take_if(|(_, tried)| tried.elapsed() >= REPUBLISH)
+            {
+                self.publish(addresses);
             }
             if self.listening && (changed || self.redials()) {
                 self.look();
@@ -274,14 +284,23 @@ impl Control {
         self.missing.is_some_and(|since| since.elapsed() >= REDIAL)
     }
 
+    /// Tells the nodes of this host where this one is. Those with smaller ids find it by that alone, so what
+    /// fails is tried again.
+    fn publish(&mut self, addresses: Vec<Address>) {
+        let node = self.joining.node;
+        match self.joining.discovery.publish(node, &addresses, unix_ms()) {
+            Ok(()) => tracing::info!(?addresses, %node, "listening"),
+            Err(error) => {
+                tracing::warn!(%error, "nodes of this host cannot find this one");
+                self.unpublished = Some((addresses, Instant::now()));
+            }
+        }
+    }
+
     fn note(&mut self, report: Report) {
         match report {
             Report::Listening(addresses) => {
-                let node = self.joining.node;
-                match self.joining.discovery.publish(node, &addresses, unix_ms()) {
-                    Ok(()) => tracing::info!(?addresses, %node, "listening"),
-                    Err(error) => tracing::warn!(%error, "nodes of this host cannot find this one"),
-                }
+                self.publish(addresses);
                 self.listening = true;
             }
             Report::Up { node, shards, dialled } => {
