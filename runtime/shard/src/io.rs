@@ -132,9 +132,14 @@ impl Endpoint {
         })
     }
 
-    /// One round: takes what the kernel, the devices and the shards have, and gives them what the others
-    /// had. Says whether there was anything.
+    /// One round: both halves of it. Says whether there was anything.
     pub(crate) fn round(&mut self, now: Time) -> bool {
+        self.listen(now) | self.speak(now)
+    }
+
+    /// Takes what the kernel, the devices and the peers have, and gives the shards what came for them. Says
+    /// whether there was anything.
+    pub(crate) fn listen(&mut self, now: Time) -> bool {
         if let Err(error) = self.driver.poll(&mut self.done) {
             // Without its rings the node can neither hear nor speak.
             panic!("H6: the I/O driver failed: {error}");
@@ -144,9 +149,16 @@ impl Endpoint {
             busy |= self.with(now, index, |transport, io| transport.poll(io));
         }
         busy |= self.digest(now);
-        busy |= self.obey(now);
-        busy |= self.take_parcels(now);
         self.keep_time(now);
+        self.ports.iter_mut().for_each(Port::flush);
+        busy
+    }
+
+    /// Takes what the control thread and the shards want to say, and gives it to the transports. Says whether
+    /// there was anything.
+    pub(crate) fn speak(&mut self, now: Time) -> bool {
+        let mut busy = self.obey(now);
+        busy |= self.take_parcels(now);
         for index in 0..self.transports.len() {
             self.with(now, index, |transport, io| transport.flush(io));
         }

@@ -84,8 +84,9 @@ impl Worker {
         let mut idle_since = time;
         let (mut rounds, mut busy_rounds) = (0_u32, 0_u32);
         while !self.closing {
-            let mut busy = self.receive(time);
-            busy |= self.drive(time);
+            // What comes over a link is handled, and answered, in one round.
+            let mut busy = self.endpoint.as_mut().is_some_and(|endpoint| endpoint.listen(time));
+            busy |= self.receive(time);
             let due = self.shard.deadline().is_some_and(|deadline| deadline <= time);
             let ran = due || self.shard.is_ready();
             if ran {
@@ -93,6 +94,7 @@ impl Worker {
                 busy = true;
             }
             self.send(time);
+            busy |= self.endpoint.as_mut().is_some_and(|endpoint| endpoint.speak(time));
             if busy {
                 busy_rounds += 1;
                 if rounds > 0 || ran || busy_rounds % BUSY_ROUNDS == 0 {
@@ -104,9 +106,7 @@ impl Worker {
             }
             rounds += 1;
             if rounds % IDLE_ROUNDS == 0 {
-                time = now();
-                self.be_idle(time, idle_since);
-                time = now();
+                time = self.be_idle(now(), idle_since);
             } else {
                 std::hint::spin_loop();
             }
@@ -141,11 +141,6 @@ impl Worker {
             busy = true;
         }
         busy
-    }
-
-    /// Goes round the links, if this thread drives them. Says whether there was anything.
-    fn drive(&mut self, time: Time) -> bool {
-        self.endpoint.as_mut().is_some_and(|endpoint| endpoint.round(time))
     }
 
     fn empty_door(&mut self) {
@@ -257,14 +252,19 @@ impl Worker {
         }
     }
 
-    fn be_idle(&mut self, time: Time, since: Time) {
+    /// Waits a little, or a lot, for something to do. Says what time it is afterwards.
+    fn be_idle(&mut self, time: Time, since: Time) -> Time {
         let nanos = time.as_nanos().saturating_sub(since.as_nanos());
         let crowd = self.crowd.as_mut().is_some_and(|crowd| crowd.is_crowded(time.as_nanos()));
         match self.policy.step(nanos, self.crowded || crowd) {
-            Step::Spin => std::hint::spin_loop(),
+            Step::Spin => {
+                std::hint::spin_loop();
+                return time;
+            }
             Step::Yield => std::thread::yield_now(),
             Step::Park => self.park(time),
         }
+        now()
     }
 
     fn park(&mut self, time: Time) {
