@@ -100,7 +100,8 @@ fn transfers(mut input: Input<'_>) {
             0 if under_way.len() < 40 => {
                 let len = 16 * (1 + usize::from(input.u16() % 8192));
                 let message = Frame::copy_of(&vec![input.byte(); len]);
-                under_way.insert(out.begin(message.clone()), message);
+                let total = u32::try_from(len).expect("it is short");
+                under_way.insert(out.begin(total), message);
             }
             0 | 1 => in_flight += deliver(&mut out, &mut inc, from, &mut under_way, input.u16()),
             2 => {
@@ -124,17 +125,20 @@ fn deliver(
     bytes_max: u16,
 ) -> usize {
     let Some(chunk) = out.next(usize::from(bytes_max)) else { return 0 };
-    assert!(chunk.bytes.len() <= CHUNK_BYTES && !chunk.bytes.is_empty());
+    let (start, len) = (chunk.offset as usize, chunk.len as usize);
+    assert!(len <= CHUNK_BYTES && len > 0);
+    let sent = under_way.get(&chunk.transfer).expect("it was begun");
+    let part = sent.slice(start, start + len).expect("it is within its message");
     let header = Header::new(Kind::Chunk, from, ShardId::new(0));
     let header =
         Header { token: chunk.transfer, method: chunk.total, left: chunk.offset, ..header };
-    let whole = inc.chunk(&header, chunk.bytes.bytes()).expect("sound chunks fit");
+    let whole = inc.chunk(&header, part.bytes()).expect("sound chunks fit");
     assert_eq!(whole.is_some(), chunk.last);
     if let Some(whole) = whole {
         let sent = under_way.remove(&chunk.transfer).expect("it was begun");
         assert_eq!(whole.bytes(), sent.bytes());
     }
-    chunk.bytes.len()
+    len
 }
 
 /// One end that keeps the rules and a peer that need not.

@@ -2,16 +2,19 @@
 //!
 //! The first chunk announces a transfer in the order of its lane; the receiver joins the chunks and
 //! treats the whole as if it had come in one frame. Only so many bytes of all transfers of a lane are
-//! under way at a time, so that a small message waits behind a bounded number of them.
+//! under way at a time, so that a small message waits behind a bounded number of them: behind few while
+//! there are such messages, and behind more, for the sake of speed, while there are none.
 //!
 //! # Invariants
 //! - **X1** The chunks of one transfer leave in order, and transfers of one lane take turns.
-//! - **X2** At most [`IN_FLIGHT_BYTES`] of a lane's transfers have been sent and not been taken in.
+//! - **X2** At most [`IN_FLIGHT_BYTES`] of a lane's transfers have been sent and not been taken in; and
+//!   [`BESIDE_BYTES`] when the last of them was sent, if a message had passed them shortly before.
 //! - **X3** A receiver holds at most [`TRANSFERS_MAX`] unfinished transfers of a peer's shard, each
 //!   as long as its first chunk said and no longer than a message may be. Memory is taken as bytes come.
 //!
 //! # Not here
-//! Which calls wait for a transfer to end: the shard that made them holds them back.
+//! The bytes that are sent: the shard cuts them out as it is told here. Which calls wait for a transfer
+//! to end: the shard that made them holds them back.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -25,14 +28,20 @@ use epicserver_wire::{ShardId, Token};
 pub const CHUNK_BYTES: usize = 32 << 10;
 /// Bytes of a lane's transfers that may be under way.
 pub const IN_FLIGHT_BYTES: usize = 512 << 10;
+/// The same while other messages pass the transfers. At 2 GiB/s it is worth 30 us, about what a small
+/// call takes by itself.
+pub const BESIDE_BYTES: usize = 64 << 10;
+/// Bytes of transfers after which nobody is expected to pass them any more.
+const LONELY_BYTES: usize = 4 << 20;
 /// Transfers of one lane that may have begun; further ones wait.
 pub const TRANSFERS_MAX: usize = 16;
 
 const _: () = assert!(CHUNK_BYTES.is_multiple_of(FRAME_ALIGN), "chunks are cut where padding ends");
-const _: () = assert!(CHUNK_BYTES <= IN_FLIGHT_BYTES, "a chunk must fit what may be under way");
+const _: () = assert!(CHUNK_BYTES <= BESIDE_BYTES, "a chunk must fit what may be under way");
+const _: () = assert!(BESIDE_BYTES <= IN_FLIGHT_BYTES, "it is the narrower of the two");
 
 /// One chunk that may leave now.
-#[derive(Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Chunk {
     /// Which transfer.
     pub transfer: Token,
@@ -40,8 +49,8 @@ pub struct Chunk {
     pub offset: u32,
     /// How long the message is.
     pub total: u32,
-    /// The bytes.
-    pub bytes: Frame,
+    /// How many there are.
+    pub len: u32,
     /// Whether it is the last one.
     pub last: bool,
 }
@@ -49,8 +58,8 @@ pub struct Chunk {
 #[derive(Debug)]
 struct Sending {
     transfer: Token,
-    message: Frame,
-    offset: usize,
+    total: u32,
+    offset: u32,
 }
 
 /// The transfers that one lane sends.
@@ -59,16 +68,23 @@ pub struct Outgoing {
     waiting: VecDeque<Sending>,
     turn: VecDeque<Sending>,
     in_flight: usize,
+    /// Bytes that leave with company expected.
+    company: usize,
     serial: u32,
 }
 
 impl Outgoing {
-    /// Begins the transfer of `message`, whole and padded; its number is given.
-    pub fn begin(&mut self, message: Frame) -> Token {
+    /// Begins the transfer of a message of `total` bytes, padding included; its number is given.
+    pub fn begin(&mut self, total: u32) -> Token {
         let transfer = Token::new(self.serial, 0);
         self.serial = self.serial.wrapping_add(1);
-        self.waiting.push_back(Sending { transfer, message, offset: 0 });
+        self.waiting.push_back(Sending { transfer, total, offset: 0 });
         transfer
+    }
+
+    /// Another message has left by the same link.
+    pub fn passed(&mut self) {
+        self.company = LONELY_BYTES;
     }
 
     /// Whether anything is left to send.
@@ -92,7 +108,8 @@ impl Outgoing {
     /// Whether a chunk may leave now (**X2**).
     #[must_use]
     pub fn may_send(&self) -> bool {
-        !self.is_empty() && self.in_flight + CHUNK_BYTES <= IN_FLIGHT_BYTES
+        let window = if self.company > 0 { BESIDE_BYTES } else { IN_FLIGHT_BYTES };
+        !self.is_empty() && self.in_flight + CHUNK_BYTES <= window
     }
 
     /// The next chunk of at most `bytes_max` bytes (**X1**), if one may leave now (**X2**).
@@ -105,21 +122,17 @@ impl Outgoing {
         }
         let mut sending = self.turn.pop_front()?;
         let size = CHUNK_BYTES.min(bytes_max / FRAME_ALIGN * FRAME_ALIGN).max(FRAME_ALIGN);
-        let (start, total) = (sending.offset, sending.message.len());
-        let end = (start + size).min(total);
-        let chunk = Chunk {
-            transfer: sending.transfer,
-            offset: u32::try_from(start).ok()?,
-            total: u32::try_from(total).ok()?,
-            bytes: sending.message.slice(start, end)?,
-            last: end == total,
-        };
-        sending.offset = end;
-        self.in_flight += end - start;
-        if end < total {
+        let (offset, total) = (sending.offset, sending.total);
+        let len = u32::try_from(size).ok()?.min(total - offset);
+        sending.offset += len;
+        let last = sending.offset == total;
+        self.in_flight += len as usize;
+        self.company = self.company.saturating_sub(len as usize);
+        let transfer = sending.transfer;
+        if !last {
             self.turn.push_back(sending);
         }
-        Some(chunk)
+        Some(Chunk { transfer, offset, total, len, last })
     }
 
     /// The receiver has taken in so many bytes.
@@ -203,36 +216,58 @@ mod tests {
         Header { token: chunk.transfer, method: chunk.total, left: chunk.offset, ..header }
     }
 
-    fn message(fill: u8, len: usize) -> Frame {
-        Frame::copy_of(&vec![fill; len])
+    fn bytes(bytes: usize) -> u32 {
+        u32::try_from(bytes).unwrap()
     }
 
     #[test]
     fn x1_transfers_take_turns_and_arrive_whole() {
         let (mut out, mut inc) = (Outgoing::default(), Incoming::default());
-        out.begin(message(1, 3 * CHUNK_BYTES));
-        out.begin(message(2, 16));
+        out.begin(bytes(3 * CHUNK_BYTES));
+        out.begin(16);
         let (mut arrived, mut order) = (Vec::new(), Vec::new());
         while let Some(chunk) = out.next(usize::MAX) {
             order.push(chunk.transfer.index());
-            let whole = inc.chunk(&header(&chunk), chunk.bytes.bytes()).unwrap();
+            let part = vec![u8::try_from(chunk.transfer.index()).unwrap(); chunk.len as usize];
+            let whole = inc.chunk(&header(&chunk), &part).unwrap();
             arrived.extend(whole.map(|whole| (whole.bytes()[0], whole.len())));
         }
         assert_eq!(order, [0, 0, 1, 0], "the second begins when it is its turn");
-        assert_eq!(arrived, [(2, 16), (1, 3 * CHUNK_BYTES)]);
-        assert_eq!(inc.next_taken(), Some((FROM, u32::try_from(3 * CHUNK_BYTES + 16).unwrap())));
+        assert_eq!(arrived, [(1, 16), (0, 3 * CHUNK_BYTES)]);
+        assert_eq!(inc.next_taken(), Some((FROM, bytes(3 * CHUNK_BYTES + 16))));
     }
 
     #[test]
     fn x2_what_was_not_taken_in_holds_up_the_rest() {
         let mut out = Outgoing::default();
-        out.begin(message(1, 2 * IN_FLIGHT_BYTES));
-        let sent: usize = std::iter::from_fn(|| out.next(usize::MAX)).map(|c| c.bytes.len()).sum();
-        assert_eq!(sent, IN_FLIGHT_BYTES);
+        out.begin(bytes(2 * IN_FLIGHT_BYTES));
+        assert_eq!(send_all(&mut out), IN_FLIGHT_BYTES);
         out.taken(CHUNK_BYTES).unwrap();
         assert!(out.next(usize::MAX).is_some());
         assert!(out.next(usize::MAX).is_none());
         assert!(out.taken(2 * IN_FLIGHT_BYTES).is_err());
+    }
+
+    fn send_all(out: &mut Outgoing) -> usize {
+        std::iter::from_fn(|| out.next(usize::MAX)).map(|chunk| chunk.len as usize).sum()
+    }
+
+    #[test]
+    fn x2_beside_other_messages_less_is_under_way_until_they_have_ceased() {
+        let mut out = Outgoing::default();
+        out.begin(bytes(MESSAGE_BYTES_MAX));
+        out.passed();
+        let mut sent = 0;
+        while sent < LONELY_BYTES {
+            let burst = send_all(&mut out);
+            sent += burst;
+            if sent < LONELY_BYTES {
+                assert_eq!(burst, BESIDE_BYTES);
+                out.taken(burst).unwrap();
+            }
+        }
+        assert!(out.in_flight > BESIDE_BYTES, "nobody has passed for long");
+        assert_eq!(out.in_flight, IN_FLIGHT_BYTES);
     }
 
     #[test]
@@ -248,13 +283,8 @@ mod tests {
     #[test]
     fn x3_chunks_that_do_not_fit_are_refused() {
         let mut inc = Incoming::default();
-        let first = Chunk {
-            transfer: Token::new(1, 0),
-            offset: 0,
-            total: 64,
-            bytes: message(1, 32),
-            last: false,
-        };
+        let first =
+            Chunk { transfer: Token::new(1, 0), offset: 0, total: 64, len: 32, last: false };
         let head = header(&first);
         assert!(inc.chunk(&Header { left: 32, ..head }, &[0; 16]).is_err(), "never begun");
         assert!(inc.chunk(&head, &[0; 32]).unwrap().is_none());

@@ -47,7 +47,7 @@ pub enum Unwritten {
     Malformed,
 }
 
-/// Where a value is written to: the rest of a slot, or memory that grows.
+/// Where a value is written to: the rest of a slot, memory that grows, or a window on some of its bytes.
 ///
 /// Either begins at a multiple of 16, since rkyv aligns what it writes by its position.
 pub struct Out<'a> {
@@ -58,6 +58,31 @@ pub struct Out<'a> {
 enum To<'a> {
     Slot(&'a mut [u8], usize),
     Heap(&'a mut AlignedVec<FRAME_ALIGN>),
+    Window(Window<'a>),
+}
+
+/// The bytes from `start` on of what is written, as many as `room` has; the others are counted only.
+struct Window<'a> {
+    room: &'a mut [u8],
+    start: usize,
+    at: usize,
+    writes: usize,
+}
+
+impl Window<'_> {
+    fn write(&mut self, bytes: &[u8]) {
+        let (first, end) = (self.at, self.at.saturating_add(bytes.len()));
+        let from = first.max(self.start);
+        let to = end.min(self.start.saturating_add(self.room.len()));
+        if let Some(seen) = from.checked_sub(first).zip(to.checked_sub(first))
+            && let Some(seen) = bytes.get(seen.0..seen.1)
+            && let Some(room) = self.room.get_mut(from - self.start..to - self.start)
+        {
+            room.copy_from_slice(seen);
+        }
+        self.at = end;
+        self.writes += 1;
+    }
 }
 
 impl<'a> Out<'a> {
@@ -73,6 +98,29 @@ impl<'a> Out<'a> {
         Self { to: To::Heap(bytes), full: false }
     }
 
+    /// Into `room`, but only the bytes from `start` on of all that is written, as many as fit; the others
+    /// are not copied. A value is written in pieces so, at the price of a walk through it for each.
+    /// Without room, nothing is copied: that tells how long a value is.
+    #[must_use]
+    pub fn window(room: &'a mut [u8], start: usize) -> Self {
+        Self { to: To::Window(Window { room, start, at: 0, writes: 0 }), full: false }
+    }
+
+    /// Bytes written, or passed by the window.
+    #[must_use]
+    pub fn written(&self) -> usize {
+        self.pos()
+    }
+
+    /// In how many pieces a window was passed by what was written: what a walk through it costs.
+    #[must_use]
+    pub fn writes(&self) -> usize {
+        match &self.to {
+            To::Window(window) => window.writes,
+            To::Slot(..) | To::Heap(_) => 0,
+        }
+    }
+
     /// Writes `value`, with nothing allocated in steady state if this is a slot.
     ///
     /// # Errors
@@ -81,21 +129,26 @@ impl<'a> Out<'a> {
         let to = match &mut self.to {
             To::Slot(bytes, at) => To::Slot(bytes, *at),
             To::Heap(bytes) => To::Heap(bytes),
+            To::Window(Window { room, start, at, writes }) => {
+                To::Window(Window { room, start: *start, at: *at, writes: *writes })
+            }
         };
         let (written, out) = with_arena(|arena| {
             let out = Out { to, full: false };
             let mut parts = Parts::new(out, arena.acquire(), Share::new());
             let written = serialize_using::<_, rancor::Error>(value, &mut parts);
             let out = parts.into_writer();
-            (written.map(drop), (out.pos(), out.full))
+            (written.map(drop), (out.pos(), out.writes(), out.full))
         });
-        if let To::Slot(_, at) = &mut self.to {
-            *at = out.0;
+        match &mut self.to {
+            To::Slot(_, at) => *at = out.0,
+            To::Heap(_) => {}
+            To::Window(window) => (window.at, window.writes) = (out.0, out.1),
         }
-        self.full |= out.1;
+        self.full |= out.2;
         match written {
             Ok(()) => Ok(()),
-            Err(_) if out.1 => Err(Unwritten::Full),
+            Err(_) if out.2 => Err(Unwritten::Full),
             Err(_) => Err(Unwritten::Malformed),
         }
     }
@@ -106,6 +159,7 @@ impl Positional for Out<'_> {
         match &self.to {
             To::Slot(_, at) => *at,
             To::Heap(bytes) => bytes.len(),
+            To::Window(window) => window.at,
         }
     }
 }
@@ -123,6 +177,7 @@ impl Writer<rancor::Error> for Out<'_> {
                 *at = end;
             }
             To::Heap(heap) => heap.extend_from_slice(bytes),
+            To::Window(window) => window.write(bytes),
         }
         Ok(())
     }
@@ -250,6 +305,20 @@ mod tests {
         assert_eq!(<Rkyv as Codec<Sample>>::decode(&slot[..len]), Ok(value));
     }
 
+    /// `value` written through windows of `size` bytes.
+    fn in_pieces(value: &Sample, size: usize) -> Vec<u8> {
+        let mut count = Out::window(&mut [], 0);
+        count.put(value).unwrap();
+        let len = count.written();
+        let mut bytes = vec![0xee; len];
+        for (index, room) in bytes.chunks_mut(size).enumerate() {
+            let mut out = Out::window(room, index * size);
+            out.put(value).unwrap();
+            assert_eq!((out.written(), out.writes()), (len, count.writes()));
+        }
+        bytes
+    }
+
     #[derive(Debug, rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
     #[rkyv(
         serialize_bounds(__S: Writer),
@@ -288,6 +357,12 @@ mod tests {
         fn values_return_as_they_were(value: Sample) {
             let bytes = <Rkyv as Codec<Sample>>::encode(&value).unwrap();
             prop_assert_eq!(<Rkyv as Codec<Sample>>::decode(&bytes), Ok(value));
+        }
+
+        #[test]
+        fn a_value_written_in_pieces_is_the_same_as_written_at_once(value: Sample, size in 1_usize..70) {
+            let bytes = <Rkyv as Codec<Sample>>::encode(&value).unwrap();
+            prop_assert_eq!(in_pieces(&value, size), bytes);
         }
 
         #[test]

@@ -39,8 +39,15 @@ pub const COPIED_BYTES_MAX: usize = 256;
 pub struct View<T: Archive>(Form<T>);
 
 enum Form<T: Archive> {
-    Value { value: T, written: OnceCell<Checked<T>> },
-    InFrame(Checked<T>),
+    Value {
+        value: T,
+        written: OnceCell<Checked<T>>,
+    },
+    /// And the value, once it had to be read to be sent on.
+    InFrame {
+        checked: Checked<T>,
+        read: OnceCell<T>,
+    },
 }
 
 /// A place in a frame where a `T` lies (**W16**).
@@ -73,7 +80,7 @@ impl<T: Archive> View<T> {
     /// Whether it reads from the frame that it came in, not from a value of this node.
     #[must_use]
     pub fn is_in_frame(&self) -> bool {
-        matches!(self.0, Form::InFrame(_))
+        matches!(self.0, Form::InFrame { .. })
     }
 }
 
@@ -88,7 +95,7 @@ where
     pub fn into_value(self) -> Result<T, Malformed> {
         match self.0 {
             Form::Value { value, .. } => Ok(value),
-            Form::InFrame(checked) => checked.read(),
+            Form::InFrame { checked, read } => read.into_inner().map_or_else(|| checked.read(), Ok),
         }
     }
 
@@ -97,8 +104,9 @@ where
     /// # Errors
     /// As [`into_value`](Self::into_value).
     pub fn value_mut(&mut self) -> Result<&mut T, Malformed> {
-        if let Form::InFrame(checked) = &self.0 {
-            self.0 = Form::Value { value: checked.read()?, written: OnceCell::new() };
+        if let Form::InFrame { checked, read } = &mut self.0 {
+            let value = read.take().map_or_else(|| checked.read(), Ok)?;
+            self.0 = Form::Value { value, written: OnceCell::new() };
         }
         match &mut self.0 {
             Form::Value { value, written } => {
@@ -106,7 +114,7 @@ where
                 written.take();
                 Ok(value)
             }
-            Form::InFrame(_) => Err(Malformed),
+            Form::InFrame { .. } => Err(Malformed),
         }
     }
 }
@@ -128,7 +136,7 @@ impl<T: Encode> Deref for View<T> {
     /// If a hand-written implementation of the value refuses to be written.
     fn deref(&self) -> &T::Archived {
         match &self.0 {
-            Form::InFrame(checked) => checked.get(),
+            Form::InFrame { checked, .. } => checked.get(),
             Form::Value { value, written } => written.get_or_init(|| write(value)).get(),
         }
     }
@@ -153,7 +161,9 @@ impl<T: Archive + Clone> Clone for View<T> {
     fn clone(&self) -> Self {
         match &self.0 {
             Form::Value { value, .. } => Self::new(value.clone()),
-            Form::InFrame(checked) => Self(Form::InFrame(checked.clone())),
+            Form::InFrame { checked, .. } => {
+                Self(Form::InFrame { checked: checked.clone(), read: OnceCell::new() })
+            }
         }
     }
 }
@@ -192,11 +202,7 @@ where
 }
 
 /// What is kept of a view between writing what it refers to and writing itself.
-pub struct ViewResolver<T: Archive> {
-    resolver: T::Resolver,
-    /// The value, if it had to be read first.
-    value: Option<T>,
-}
+pub struct ViewResolver<T: Archive>(T::Resolver);
 
 impl<T: Archive> fmt::Debug for ViewResolver<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -211,11 +217,12 @@ impl<T: Archive> Archive for View<T> {
     fn resolve(&self, resolver: Self::Resolver, out: Place<Self::Archived>) {
         // SAFETY: W16: an archived view is the archived value and nothing else.
         let out = unsafe { out.cast_unchecked::<T::Archived>() };
-        let ViewResolver { resolver, value: read } = resolver;
-        match (&self.0, &read) {
-            (_, Some(value)) | (Form::Value { value, .. }, None) => value.resolve(resolver, out),
-            (Form::InFrame(_), None) => unreachable!("W16: what is in a frame is read first"),
-        }
+        let value = match &self.0 {
+            Form::Value { value, .. } => Some(value),
+            Form::InFrame { read, .. } => read.get(),
+        };
+        let Some(value) = value else { unreachable!("W16: what is in a frame is read first") };
+        value.resolve(resolver.0, out);
     }
 }
 
@@ -226,16 +233,18 @@ where
     S: Fallible<Error: rancor::Source> + ?Sized,
 {
     fn serialize(&self, serializer: &mut S) -> Result<Self::Resolver, S::Error> {
-        match &self.0 {
-            Form::Value { value, .. } => {
-                Ok(ViewResolver { resolver: value.serialize(serializer)?, value: None })
-            }
-            // Its pointers are good only where it lies.
-            Form::InFrame(checked) => {
-                let value = checked.read().map_err(rancor::Source::new)?;
-                Ok(ViewResolver { resolver: value.serialize(serializer)?, value: Some(value) })
-            }
-        }
+        let value = match &self.0 {
+            Form::Value { value, .. } => value,
+            // Its pointers are good only where it lies. A long one is written in pieces, and read once.
+            Form::InFrame { checked, read } => match read.get() {
+                Some(value) => value,
+                None => {
+                    let value = checked.read().map_err(rancor::Source::new)?;
+                    read.get_or_init(|| value)
+                }
+            },
+        };
+        Ok(ViewResolver(value.serialize(serializer)?))
     }
 }
 
@@ -253,7 +262,8 @@ where
                 true => Frame::copy_of(part.bytes()),
                 false => part.share(),
             };
-            return Ok(View(Form::InFrame(Checked { frame, at, of: PhantomData })));
+            let checked = Checked { frame, at, of: PhantomData };
+            return Ok(View(Form::InFrame { checked, read: OnceCell::new() }));
         }
         self.0.deserialize(reader).map(View::new)
     }
