@@ -6,8 +6,9 @@
 //! - **R2** No user code runs while the table of peers is borrowed.
 //!
 //! # Not here
-//! Who the members are; bytes on a wire; how a message is written (`link`).
+//! Who the members are; bytes on a wire; how a message is written (`link`, `bulk`).
 
+mod bulk;
 mod link;
 
 use std::sync::Arc;
@@ -157,6 +158,16 @@ impl Remote {
         })
     }
 
+    /// Nobody waits any more for the reply to a call that is leaving in chunks. Says whether it is one.
+    fn give_up(&mut self, token: Token) -> bool {
+        let mut links = self.peers.iter_mut().map(|peer| peer.link.as_mut());
+        let at = links.position(|link| link.is_some_and(|link| link.give_up(token)));
+        if let Some(at) = at {
+            self.soil(at);
+        }
+        at.is_some()
+    }
+
     fn gather_spent(&mut self, at: usize) {
         if let Some(link) = &mut self.peers[at].link {
             self.spent.append(&mut link.spent);
@@ -240,6 +251,9 @@ impl Core {
             let mut remote = self.remote.borrow_mut();
             let Some((at, ended)) = remote.by_link(link) else { return };
             let waiting = ended.withdraw_all();
+            let leaving = ended.end_transfers();
+            remote.gather_spent(at);
+            leaving.into_iter().for_each(|posted| remote.keep(posted, link));
             remote.peers[at].link = None;
             remote.peers[at].waiting.extend(waiting);
             let sent = remote.calls.iter().flatten().filter(|sent| sent.link == link);
@@ -313,7 +327,7 @@ impl Core {
                 remote.soil(at);
             }
             remote.spent.push(sent.posted.request);
-        } else {
+        } else if !remote.give_up(token) {
             let mut waiting = remote.peers.iter_mut().flat_map(Peer::waiting);
             if let Some(posted) = waiting.find(|posted| posted.token == Some(token)) {
                 posted.token = None;

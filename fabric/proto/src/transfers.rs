@@ -93,10 +93,11 @@ impl Outgoing {
         self.waiting.is_empty() && self.turn.is_empty()
     }
 
-    /// Whether any chunk has been sent and not been taken in.
+    /// Whether it can be forgotten: nothing is left to send, all was taken in, and nobody is expected to
+    /// pass what comes next.
     #[must_use]
-    pub fn is_in_flight(&self) -> bool {
-        self.in_flight > 0
+    pub fn is_idle(&self) -> bool {
+        self.is_empty() && self.in_flight == 0 && self.company == 0
     }
 
     /// How many transfers have something left to send.

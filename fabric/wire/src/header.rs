@@ -312,6 +312,19 @@ impl Opened {
         self.payload
     }
 
+    /// The payload is `len` bytes long and lies elsewhere: the frame ends with the head. Says whether
+    /// a payload may be so long.
+    #[must_use]
+    pub fn close_head(self, frame: &mut FrameMut, len: usize) -> bool {
+        let Ok(short) = u32::try_from(len) else { return false };
+        let Some(field) = frame.slot_mut().get_mut(self.start + 4..self.start + 8) else {
+            return false;
+        };
+        field.copy_from_slice(&short.to_le_bytes());
+        frame.set_len(self.payload);
+        true
+    }
+
     /// The payload is `len` bytes long and lies where it should. Says whether it fits the frame.
     #[must_use]
     pub fn close(self, frame: &mut FrameMut, len: usize) -> bool {

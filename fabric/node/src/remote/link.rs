@@ -6,7 +6,7 @@
 //! - **R4** A credit that was taken to ride on a message leaves with it.
 //!
 //! # Not here
-//! Tokens and their outcomes.
+//! Tokens and their outcomes; the bytes of a message that leaves in chunks (`bulk`).
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -18,9 +18,10 @@ use epicserver_wire::frame::{Frame, FrameMut, Slots};
 use epicserver_wire::header::{self, Credit, Header, Kind, Opened, Violation};
 use epicserver_wire::{
     CallError, ChainId, EntityId, ErrorKind, LinkId, MethodId, Out, Path, Ran, ShardId, Time,
-    Token, Unwritten, limits,
+    Token, Unwritten,
 };
 
+use super::bulk::{Bulk, Source, Text};
 use crate::{Effect, LinkUp};
 
 /// Tokens that a peer gave up and that are remembered, for each link.
@@ -92,6 +93,8 @@ pub(crate) struct Link {
     waiting: usize,
     answers: VecDeque<Answering>,
     transfers: BTreeMap<ShardId, transfers::Outgoing>,
+    /// What the transfers carry.
+    bulk: BTreeMap<(ShardId, Token), Bulk>,
     pub(crate) incoming: transfers::Incoming,
     held: Vec<Held>,
     cancels: Vec<(ShardId, Token)>,
@@ -115,6 +118,7 @@ impl Link {
             waiting: 0,
             answers: VecDeque::new(),
             transfers: BTreeMap::new(),
+            bulk: BTreeMap::new(),
             incoming: transfers::Incoming::default(),
             held: Vec::new(),
             cancels: Vec::new(),
@@ -162,11 +166,17 @@ impl Link {
             self.held[held].behind.push_back(posted);
             return None;
         }
-        if self.may_send(shard) {
-            return self.write_call(now, shard, posted, out);
+        if !self.may_send(shard) {
+            self.wait(shard, posted);
+            return None;
         }
-        self.wait(shard, posted);
-        None
+        match self.write_call(now, shard, posted, out) {
+            Ok(left) => left,
+            Err(posted) => {
+                self.wait(shard, posted);
+                None
+            }
+        }
     }
 
     fn wait(&mut self, shard: ShardId, posted: Posted) {
@@ -186,15 +196,16 @@ impl Link {
         self.session.may_send(shard, Credit::units_of(self.slots.slot_bytes()))
     }
 
+    /// Writes a call; if its transfer has only begun, its fate comes later. Gives it back if no slot is free.
     fn write_call(
         &mut self,
         now: Time,
         shard: ShardId,
         posted: Posted,
         out: &mut Vec<Effect>,
-    ) -> Option<Left> {
+    ) -> Result<Option<Left>, Posted> {
         if self.differs(posted.request.method().id) {
-            return Some(Left::Refused(posted));
+            return Ok(Some(Left::Refused(posted)));
         }
         let head = posted.request.head();
         let kind = if posted.token.is_some() { Kind::Call } else { Kind::Tell };
@@ -210,23 +221,24 @@ impl Link {
         match self.write(header, callee, &|out| request.encode_args_to(out), out) {
             Ok(Written::Whole(bytes)) => {
                 self.session.sent(shard, Credit::units_of(bytes));
-                Some(Left::Sent(posted))
+                Ok(Some(Left::Sent(posted)))
             }
-            Ok(Written::Transfer(transfer)) => {
+            Ok(Written::Long(text)) => {
                 self.session.sent(shard, 1);
                 let (maker, to) = (posted.maker, posted.request.to().clone());
+                let transfer = self.begin(shard, text, Source::Call(posted));
                 self.held.push(Held { shard, transfer, maker, to, behind: VecDeque::new() });
-                Some(Left::Sent(posted))
+                Ok(None)
             }
-            Err(Stay::NoSlot) => {
-                if let Some(lane) = self.lanes.get_mut(shard.index()) {
-                    lane.push_front(posted);
-                    self.waiting += 1;
-                }
-                None
-            }
-            Err(Stay::Malformed) => Some(Left::Refused(posted)),
+            Err(Stay::NoSlot) => Err(posted),
+            Err(Stay::Malformed) => Ok(Some(Left::Refused(posted))),
         }
+    }
+
+    fn begin(&mut self, shard: ShardId, text: Text, of: Source) -> Token {
+        let transfer = self.transfers.entry(shard).or_default().begin(text.total());
+        self.bulk.insert((shard, transfer), Bulk::new(text, of));
+        transfer
     }
 
     /// Answers a call of the peer.
@@ -250,14 +262,11 @@ impl Link {
             Outcome::Failed(_) => Kind::Failed,
         };
         let header = Header { token: *token, ..Header::new(kind, self.me, *shard) };
-        let written = match outcome {
-            Outcome::Reply(request) => {
-                self.write(header, None, &|out| request.encode_reply_to(out), out)
+        match self.write(header, None, &|out| outcome.encode(out), out) {
+            Ok(Written::Whole(_)) => self.spent.extend(answering.outcome.spent()),
+            Ok(Written::Long(text)) => {
+                self.begin(answering.shard, text, Source::Answer(answering.outcome));
             }
-            Outcome::Failed(error) => self.write(header, None, &|out| out.put(error), out),
-        };
-        match written {
-            Ok(_) => self.spent.extend(answering.outcome.spent()),
             Err(Stay::NoSlot) => return Some(answering),
             Err(Stay::Malformed) => {
                 let (shard, token) = (*shard, *token);
@@ -308,6 +317,33 @@ impl Link {
         None
     }
 
+    /// Nobody waits any more for the reply to a call that is leaving. Says whether it is one.
+    pub(crate) fn give_up(&mut self, token: Token) -> bool {
+        let calls = self.bulk.values_mut().filter_map(|bulk| match &mut bulk.of {
+            Source::Call(posted) => Some(posted),
+            Source::Answer(_) => None,
+        });
+        let Some(posted) = calls.into_iter().find(|posted| posted.token == Some(token)) else {
+            return false;
+        };
+        posted.token = None;
+        let to = posted.request.to().clone();
+        self.cancel(&to, token);
+        true
+    }
+
+    /// Ends what is leaving in chunks, and gives the calls among it.
+    pub(crate) fn end_transfers(&mut self) -> Vec<Posted> {
+        let mut calls = Vec::new();
+        for bulk in std::mem::take(&mut self.bulk).into_values() {
+            match bulk.of {
+                Source::Call(posted) => calls.push(posted),
+                Source::Answer(outcome) => self.spent.extend(outcome.spent()),
+            }
+        }
+        calls
+    }
+
     /// Takes back everything that has not left.
     pub(crate) fn withdraw_all(&mut self) -> Vec<Posted> {
         self.waiting = 0;
@@ -344,6 +380,7 @@ impl Link {
             match write_into(&mut frame, &header, callee, encode) {
                 Ok(bytes) => {
                     self.open = Some(frame);
+                    self.transfers.values_mut().for_each(transfers::Outgoing::passed);
                     return Ok(Written::Whole(bytes));
                 }
                 Err(Unwritten::Malformed) => {
@@ -354,9 +391,11 @@ impl Link {
                 Err(Unwritten::Full) if before > 0 => self.transmit(frame, None, out),
                 Err(Unwritten::Full) => {
                     self.open = Some(frame);
-                    let whole = whole(&header, callee, encode).ok_or(Stay::Malformed)?;
-                    let lane = self.transfers.entry(header.to).or_default();
-                    return Ok(Written::Transfer(lane.begin(whole)));
+                    let text = Text::new(&header, callee, encode);
+                    if text.is_none() {
+                        self.session.owe_again(header.to, header.credit);
+                    }
+                    return text.map(Written::Long).ok_or(Stay::Malformed);
                 }
             }
         }
@@ -397,8 +436,12 @@ impl Link {
                     continue;
                 }
                 match self.write_call(now, shard, posted, out) {
-                    Some(fate) => left.push(fate),
-                    None => return,
+                    Ok(fate) => left.extend(fate),
+                    Err(posted) => {
+                        self.lanes[index].push_front(posted);
+                        self.waiting += 1;
+                        return;
+                    }
                 }
             }
         }
@@ -427,15 +470,16 @@ impl Link {
             while let Some(chunk) = self.next_chunk(shard, out) {
                 self.transmit_chunk(shard, &chunk, out);
                 if chunk.last {
+                    left.extend(self.end_transfer(shard, chunk.transfer));
                     self.release(shard, chunk.transfer);
                     self.flush_lanes(now, out, left);
                 }
             }
         }
-        self.transfers.retain(|_, lane| !lane.is_empty() || lane.is_in_flight());
+        self.transfers.retain(|_, lane| !lane.is_idle());
     }
 
-    /// A chunk travels alone: its head in a slot, its bytes where they lie.
+    /// A chunk travels alone. The open frame is empty then.
     fn next_chunk(&mut self, shard: ShardId, out: &mut Vec<Effect>) -> Option<Chunk> {
         if !self.transfers.get(&shard)?.may_send() {
             return None;
@@ -444,20 +488,34 @@ impl Link {
             self.transmit(open, None, out);
         }
         let slot = self.slot().ok()?;
+        let room = slot.capacity().saturating_sub(header::CORE_BYTES);
         self.open = Some(slot);
-        self.transfers.get_mut(&shard)?.next(usize::MAX)
+        self.transfers.get_mut(&shard)?.next(room)
     }
 
     fn transmit_chunk(&mut self, shard: ShardId, chunk: &Chunk, out: &mut Vec<Effect>) {
-        let Some(mut head) = self.open.take() else { return };
+        let Some(mut frame) = self.open.take() else { return };
+        let Some(bulk) = self.bulk.get(&(shard, chunk.transfer)) else { return };
         let header = Header {
             token: chunk.transfer,
             method: chunk.total,
             left: chunk.offset,
             ..Header::new(Kind::Chunk, self.me, shard)
         };
-        if header::append_head(&mut head, &header, chunk.bytes.len()) {
-            self.transmit(head, Some(chunk.bytes.clone()), out);
+        if header::append_head(&mut frame, &header, chunk.len as usize) {
+            let body = bulk.fill(chunk, &mut frame);
+            self.transmit(frame, body, out);
+        }
+    }
+
+    /// The last chunk of a message has left. If it was a call, that is its fate.
+    fn end_transfer(&mut self, shard: ShardId, transfer: Token) -> Option<Left> {
+        match self.bulk.remove(&(shard, transfer))?.of {
+            Source::Call(posted) => Some(Left::Sent(posted)),
+            Source::Answer(outcome) => {
+                self.spent.extend(outcome.spent());
+                None
+            }
         }
     }
 
@@ -501,6 +559,13 @@ impl Link {
 }
 
 impl Outcome {
+    pub(crate) fn encode(&self, out: &mut Out<'_>) -> Result<(), Unwritten> {
+        match self {
+            Self::Reply(request) => request.encode_reply_to(out),
+            Self::Failed(error) => out.put(error),
+        }
+    }
+
     /// The request that is of no more use, if there is one.
     pub(crate) fn spent(self) -> Option<Request> {
         match self {
@@ -514,11 +579,11 @@ impl Outcome {
 enum Written {
     /// So many bytes of a frame.
     Whole(usize),
-    /// A transfer of its own.
-    Transfer(Token),
+    /// No frame holds it.
+    Long(Text),
 }
 
-type Encode<'a> = dyn Fn(&mut Out<'_>) -> Result<(), Unwritten> + 'a;
+pub(crate) type Encode<'a> = dyn Fn(&mut Out<'_>) -> Result<(), Unwritten> + 'a;
 
 fn plus(a: Credit, b: Credit) -> Credit {
     Credit { messages: a.messages + b.messages, units: a.units + b.units }
@@ -535,16 +600,4 @@ fn write_into(
     let opened = Opened::new(frame, header, callee).ok_or(Unwritten::Full)?;
     let len = opened.fill(frame, encode)?;
     if opened.close(frame, len) { Ok(frame.len() - start) } else { Err(Unwritten::Full) }
-}
-
-/// The message in memory of its own, however long it is; `None` if it cannot be written, or is
-/// longer than a message may be.
-fn whole(
-    header: &Header,
-    callee: Option<(&EntityId, &Path)>,
-    encode: &Encode<'_>,
-) -> Option<Frame> {
-    let mut head = FrameMut::detached(limits::KEY_BYTES_MAX + 512);
-    let opened = Opened::new(&mut head, header, callee)?;
-    opened.grow(&mut head, encode).ok().map(FrameMut::freeze)
 }
