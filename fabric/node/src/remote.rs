@@ -45,6 +45,8 @@ pub struct LinkUp {
     pub slots: Arc<dyn Slots>,
     /// Methods that the two nodes have in different forms, in order: they do not call each other by them.
     pub differing: Arc<[MethodId]>,
+    /// Messages above so many bytes leave in chunks, as do those that no slot can hold.
+    pub bulk_bytes: usize,
 }
 
 struct Peer {

@@ -129,6 +129,7 @@ struct Pair {
     now: Time,
     /// Methods that each node believes the other to have in another form.
     differing: [Vec<MethodId>; 2],
+    bulk_bytes: usize,
 }
 
 impl Pair {
@@ -137,7 +138,15 @@ impl Pair {
         let wires = [VecDeque::new(), VecDeque::new()];
         let now = Time::from_nanos(1_000);
         let differing = [Vec::new(), Vec::new()];
-        let mut pair = Self { nodes, wires, cut: false, violations: Vec::new(), now, differing };
+        let mut pair = Self {
+            nodes,
+            wires,
+            cut: false,
+            violations: Vec::new(),
+            now,
+            differing,
+            bulk_bytes: usize::MAX,
+        };
         let directory = Arc::new(Directory::of(pair.nodes.iter().map(|node| node.id)));
         for at in 0..2 {
             let me = pair.nodes[at].id;
@@ -160,6 +169,7 @@ impl Pair {
                 ours: WINDOW,
                 slots: Arc::new(Heap),
                 differing: self.differing[at].clone().into(),
+                bulk_bytes: self.bulk_bytes,
             };
             self.tell(at, || Event::LinkUp(up.clone()));
         }
@@ -304,6 +314,23 @@ fn a_method_that_two_nodes_have_in_different_forms_is_refused_by_either_and_the_
         });
         assert_eq!(got, (ErrorKind::Malformed, Ran::No, Ok(Vec::new())));
     }
+}
+
+#[test]
+fn messages_above_the_bound_that_was_set_leave_in_chunks_in_order_with_the_others() {
+    let mut pair = Pair::new();
+    pair.bulk_bytes = 1_000;
+    pair.join();
+    let key = pair.key(1);
+    let seen = pair.run(async move |pool| {
+        let echo = pool.get::<Echo>(key);
+        let calls = (0..20).map(|n| echo.add(n, vec![0; 400 * n as usize]));
+        for call in calls.collect::<Vec<_>>() {
+            call.await?;
+        }
+        echo.seen().await
+    });
+    assert_eq!(seen, Ok((0..20).collect()));
 }
 
 #[test]

@@ -110,6 +110,7 @@ impl Net {
             ours: self.window,
             slots: Arc::new(Pool { bytes: self.slot_bytes, free: AtomicU32::new(self.slots) }),
             differing: Arc::new([]),
+            bulk_bytes: usize::MAX,
         }
     }
 

@@ -55,9 +55,9 @@ pub const LISTEN_MAX: usize = 16;
 pub const SEEDS_MAX: usize = 64;
 /// Least that [`NetworkConfig::bulk_bytes`] may be.
 pub const BULK_BYTES_MIN: u64 = 4 << 10;
-/// Most that [`NetworkConfig::bulk_bytes`] may be.
-pub const BULK_BYTES_MAX: u64 = 1 << 20;
-/// Least that [`NetworkConfig::window_bytes`] may be.
+/// Most that [`NetworkConfig::bulk_bytes`] may be: what a slot holds.
+pub const BULK_BYTES_MAX: u64 = 64 << 10;
+/// Least that [`NetworkConfig::window_bytes`] may be: the longest message that leaves whole.
 pub const WINDOW_BYTES_MIN: u64 = 64 << 10;
 /// Most that [`NetworkConfig::window_bytes`] may be: what the units of a credit can say.
 pub const WINDOW_BYTES_MAX: u64 = Credit::UNIT_BYTES as u64 * u16::MAX as u64;
@@ -153,7 +153,7 @@ pub struct NetworkConfig {
     #[serde(deserialize_with = "units::bytes::<BULK_BYTES_MIN, BULK_BYTES_MAX, _>")]
     pub bulk_bytes: u64,
     /// How many bytes a pair of shards may have under way in one direction before the sender has to
-    /// wait. [`WINDOW_BYTES_MIN`] to [`WINDOW_BYTES_MAX`], not below `bulk_bytes`; 8 MiB unless set.
+    /// wait. [`WINDOW_BYTES_MIN`] to [`WINDOW_BYTES_MAX`]; 8 MiB unless set.
     #[serde(deserialize_with = "units::bytes::<WINDOW_BYTES_MIN, WINDOW_BYTES_MAX, _>")]
     pub window_bytes: u64,
     /// The same in messages: [`WINDOW_MESSAGES_MIN`] to [`WINDOW_MESSAGES_MAX`], 1,024 unless set.

@@ -121,6 +121,7 @@ impl Joining {
                 DriverKind::Epoll => Form::Epoll,
             }),
             identity,
+            bulk_bytes: usize::try_from(config.network.bulk_bytes).unwrap_or(usize::MAX),
             transports: ways::transports(config, discovery.path())?,
         };
         let wanted = usize::try_from(config.fabric.nodes).unwrap_or(usize::MAX);

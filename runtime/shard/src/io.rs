@@ -69,6 +69,8 @@ pub struct IoOptions {
     pub driver: Option<Form>,
     /// Who this node is, for the handshake.
     pub identity: machine::Config,
+    /// Messages above so many bytes leave in chunks, beside which others pass.
+    pub bulk_bytes: usize,
     /// Makes the transports.
     pub transports: MakeTransports,
 }
@@ -88,6 +90,7 @@ pub(crate) struct Endpoint {
     wires: Arc<Wires>,
     reports: Reports,
     identity: machine::Config,
+    bulk_bytes: usize,
     events: Vec<Event>,
     done: Vec<Completion>,
     effects: Vec<machine::Effect>,
@@ -125,6 +128,7 @@ impl Endpoint {
             wires,
             reports,
             identity: options.identity,
+            bulk_bytes: options.bulk_bytes,
             events,
             done: Vec::new(),
             effects: Vec::new(),
@@ -282,6 +286,7 @@ impl Endpoint {
             ours: self.identity.window,
             slots: Arc::clone(&entry.slots),
             differing: differing.into(),
+            bulk_bytes: self.bulk_bytes,
         };
         for port in &mut self.ports {
             port.put(epicserver_node::Event::LinkUp(up.clone()));

@@ -87,6 +87,8 @@ pub(crate) struct Link {
     me: ShardId,
     slots: Arc<dyn Slots>,
     differing: Arc<[MethodId]>,
+    /// Messages above so many bytes leave in chunks.
+    bulk_bytes: usize,
     pub(crate) session: Session,
     open: Option<FrameMut>,
     lanes: Vec<VecDeque<Posted>>,
@@ -112,6 +114,7 @@ impl Link {
             me,
             slots: Arc::clone(&up.slots),
             differing: Arc::clone(&up.differing),
+            bulk_bytes: up.bulk_bytes,
             session: Session::new(shards, up.theirs, up.ours),
             open: None,
             lanes: (0..shards).map(|_| VecDeque::new()).collect(),
@@ -378,7 +381,7 @@ impl Link {
             header.credit = plus(header.credit, self.session.take_owed(header.to));
             let before = frame.len();
             match write_into(&mut frame, &header, callee, encode) {
-                Ok(bytes) => {
+                Ok(bytes) if bytes <= self.bulk_bytes => {
                     self.open = Some(frame);
                     self.transfers.values_mut().for_each(transfers::Outgoing::passed);
                     return Ok(Written::Whole(bytes));
@@ -389,7 +392,8 @@ impl Link {
                     return Err(Stay::Malformed);
                 }
                 Err(Unwritten::Full) if before > 0 => self.transmit(frame, None, out),
-                Err(Unwritten::Full) => {
+                Ok(_) | Err(Unwritten::Full) => {
+                    frame.set_len(before);
                     self.open = Some(frame);
                     let text = Text::new(&header, callee, encode);
                     if text.is_none() {

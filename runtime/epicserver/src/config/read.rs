@@ -309,9 +309,6 @@ impl<'a> Reading<'a> {
                 Err(what) => self.in_whole(format!("`fabric.key_file`: {what}")),
             }
         }
-        if config.network.bulk_bytes > config.network.window_bytes {
-            self.in_whole("`network.bulk_bytes` is more than `network.window_bytes`".to_owned());
-        }
         let lacking = |tls: &TlsConfig| {
             [&tls.ca, &tls.cert, &tls.key].iter().any(|path| path.as_os_str().is_empty())
         };

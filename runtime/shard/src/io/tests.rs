@@ -151,6 +151,7 @@ impl End {
         let options = IoOptions {
             mode: IoMode::Fused,
             driver: Some(Form::Epoll),
+            bulk_bytes: usize::MAX,
             identity,
             transports: Box::new(move |_| {
                 Ok(vec![Box::new(Pipe { me, mail, links: BTreeMap::new() })])
