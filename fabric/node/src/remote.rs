@@ -16,6 +16,7 @@ use std::sync::Arc;
 use epicserver_entity::{Answer, Caller, Desk, Place, Request, Target};
 use epicserver_proto::Directory;
 use epicserver_proto::session::Window;
+use epicserver_proto::spares::Spares;
 use epicserver_wire::frame::{Frame, Slots};
 use epicserver_wire::header::{Credit, Header, Kind, Message as Parsed, Violation};
 use epicserver_wire::{
@@ -82,6 +83,8 @@ pub(crate) struct Remote {
     peers: Vec<Peer>,
     calls: Vec<Option<Sent>>,
     dirty: Vec<usize>,
+    /// Memory of long messages that came.
+    spares: Arc<Spares>,
     /// As [`Link::spent`].
     spent: Vec<Request>,
 }
@@ -223,7 +226,8 @@ impl Core {
         {
             let mut remote = self.remote.borrow_mut();
             let at = remote.peer_of(up.node);
-            remote.peers[at].link = Some(Link::new(up, self.shard_id()));
+            let link = Link::new(up, self.shard_id(), &remote.spares);
+            remote.peers[at].link = Some(link);
             let waiting = std::mem::take(&mut remote.peers[at].waiting);
             let mut effects = self.effects.borrow_mut();
             for posted in waiting {

@@ -8,6 +8,7 @@ mod directory;
 pub mod link;
 pub mod session;
 mod slab;
+pub mod spares;
 pub mod transfers;
 pub mod wheel;
 

@@ -17,12 +17,15 @@
 //! to end: the shard that made them holds them back.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
-use epicserver_wire::frame::{FRAME_ALIGN, Frame, FrameMut};
+use epicserver_wire::frame::{FRAME_ALIGN, Frame};
 use epicserver_wire::header::{Header, Violation};
 use epicserver_wire::limits::MESSAGE_BYTES_MAX;
 use epicserver_wire::rkyv::util::AlignedVec;
 use epicserver_wire::{ShardId, Token};
+
+use crate::spares::Spares;
 
 /// Bytes of one chunk, where slots are large enough.
 pub const CHUNK_BYTES: usize = 32 << 10;
@@ -154,14 +157,33 @@ struct Receiving {
     bytes: AlignedVec<FRAME_ALIGN>,
 }
 
+impl Receiving {
+    /// Adds bytes that came, and takes as much memory as has come before where it lacks some (**X3**).
+    fn extend(&mut self, bytes: &[u8]) {
+        let len = self.bytes.len() + bytes.len();
+        if len > self.bytes.capacity() {
+            let wanted = self.total.min(2 * len);
+            self.bytes.reserve_exact(wanted - self.bytes.len());
+        }
+        self.bytes.extend_from_slice(bytes);
+    }
+}
+
 /// The transfers that a shard receives over one link.
 #[derive(Debug, Default)]
 pub struct Incoming {
     open: BTreeMap<(ShardId, Token), Receiving>,
     taken: BTreeMap<ShardId, u32>,
+    spares: Arc<Spares>,
 }
 
 impl Incoming {
+    /// With memory from `spares`, to which it goes back.
+    #[must_use]
+    pub fn new(spares: Arc<Spares>) -> Self {
+        Self { spares, ..Self::default() }
+    }
+
     /// A chunk came. If it was the last of its transfer, the message is given.
     ///
     /// # Errors
@@ -178,20 +200,20 @@ impl Incoming {
             if begun >= TRANSFERS_MAX || self.open.contains_key(&key) {
                 return Err(Violation::Unexpected("a transfer too many"));
             }
-            // X3: what was announced may never come.
-            self.open.insert(key, Receiving { total, bytes: AlignedVec::new() });
+            // X3: what was announced may never come, so nothing new is taken for it.
+            self.open.insert(key, Receiving { total, bytes: self.spares.take(total) });
         }
         let message = self.open.get_mut(&key).ok_or(wrong)?;
         let fits = message.total == total && message.bytes.len() == header.left as usize;
         if !fits || message.bytes.len() + bytes.len() > total {
             return Err(wrong);
         }
-        message.bytes.extend_from_slice(bytes);
+        message.extend(bytes);
         *self.taken.entry(header.from).or_default() += u32::try_from(bytes.len()).unwrap_or(0);
         if message.bytes.len() < total {
             return Ok(None);
         }
-        Ok(self.open.remove(&key).map(|message| FrameMut::holding(message.bytes).freeze()))
+        Ok(self.open.remove(&key).map(|message| self.spares.frame(message.bytes)))
     }
 
     /// A shard that is to be told how many bytes of its transfers were taken in.

@@ -17,6 +17,8 @@ mod pinned;
 
 pub use pinned::{OfType, Pinned};
 
+use std::any::Any;
+
 use rkyv::util::AlignedVec;
 
 pub use archived::{ArchivedView, COPIED_BYTES_MAX, View, ViewResolver};
@@ -28,7 +30,7 @@ pub use reader::{InFrame, Reader, Source};
 /// **W11**: as long as the value lives, [`bytes`](Self::bytes) and [`bytes_mut`](Self::bytes_mut)
 /// give the same memory, wherever the value itself is moved, aligned to
 /// [`FRAME_ALIGN`](crate::frame::FRAME_ALIGN), and nobody but its owner writes there.
-pub unsafe trait Slot: Send + Sync {
+pub unsafe trait Slot: Any + Send + Sync {
     /// The memory.
     fn bytes(&self) -> &[u8];
     /// The memory, to be filled.

@@ -3,12 +3,13 @@
 //! # Invariants
 //! - **F1** Messages that lie whole and aligned in one piece are passed on where they lie; only a message
 //!   that straddles two pieces, or lies unaligned, is copied, once.
-//! - **F2** Memory for a straddling message is taken as its bytes come, and never more than a message
-//!   may have.
+//! - **F2** Memory for a straddling message is taken as its bytes come, if it is longer than a slot, and
+//!   never more than a message may have.
 //!
 //! # Not here
 //! Sockets.
 
+use epicserver_link::pool::SLOT_BYTES;
 use epicserver_wire::frame::FrameMut;
 use epicserver_wire::frame::{FRAME_ALIGN, Frame};
 use epicserver_wire::header::{Violation, extent};
@@ -60,8 +61,7 @@ impl Framing {
         } else {
             at += self.copy(&rest, &mut give)?;
         }
-        self.begun.extend_from_slice(piece.bytes().get(at..).unwrap_or(&[]));
-        Ok(())
+        self.begin(piece.bytes().get(at..).unwrap_or(&[]))
     }
 
     /// Passes on the whole messages at the beginning of `rest` (**F1**), and says how long they are.
@@ -83,6 +83,15 @@ impl Framing {
             give(Frame::copy_of(rest.bytes().get(..end).unwrap_or(&[])));
         }
         Ok(end)
+    }
+
+    /// Keeps the beginning of a message that goes on in the next piece.
+    fn begin(&mut self, rest: &[u8]) -> Result<(), Violation> {
+        // F2: for a message of the usual length, all its memory at once.
+        let extent = extent(rest)?.filter(|extent| *extent <= SLOT_BYTES);
+        self.begun.reserve_exact(extent.unwrap_or(rest.len()));
+        self.begun.extend_from_slice(rest);
+        Ok(())
     }
 
     fn copied(&mut self, bytes: usize) {

@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use epicserver_entity::{Place, Request};
 use epicserver_proto::session::Session;
+use epicserver_proto::spares::Spares;
 use epicserver_proto::transfers::{self, Chunk};
 use epicserver_wire::frame::{Frame, FrameMut, Slots};
 use epicserver_wire::header::{self, Credit, Header, Kind, Opened, Violation};
@@ -107,7 +108,7 @@ pub(crate) struct Link {
 }
 
 impl Link {
-    pub(crate) fn new(up: &LinkUp, me: ShardId) -> Self {
+    pub(crate) fn new(up: &LinkUp, me: ShardId, spares: &Arc<Spares>) -> Self {
         let shards = up.shards.max(1);
         Self {
             id: up.link,
@@ -122,7 +123,7 @@ impl Link {
             answers: VecDeque::new(),
             transfers: BTreeMap::new(),
             bulk: BTreeMap::new(),
-            incoming: transfers::Incoming::default(),
+            incoming: transfers::Incoming::new(Arc::clone(spares)),
             held: Vec::new(),
             cancels: Vec::new(),
             cancelled: BTreeSet::new(),
