@@ -38,6 +38,10 @@ impl Echo {
         vec![7; len as usize]
     }
 
+    pub fn words(&self, words: Vec<String>) -> Vec<String> {
+        words
+    }
+
     pub async fn ask(cx: Cx<Self>, other: Ref<Echo>) -> Result<u32, CallError> {
         let n = other.add(1, Vec::new()).await?;
         cx.with(|echo| echo.seen.push(n));
@@ -381,6 +385,85 @@ fn a_long_reply_arrives_whole() {
     let key = pair.key(1);
     let got = pair.run(async move |pool| pool.get::<Echo>(key).big(5 << 20).await);
     assert_eq!(got.map(|bytes| bytes.len()), Ok(5 << 20));
+}
+
+#[test]
+fn a_long_value_of_many_pieces_arrives_whole() {
+    let mut pair = Pair::new();
+    let key = pair.key(1);
+    let words: Vec<String> = (0..3_000).map(|n| format!("{n:400}")).collect();
+    let sent = words.clone();
+    let got = pair.run(async move |pool| pool.get::<Echo>(key).words(sent).await);
+    assert_eq!(got, Ok(words));
+}
+
+/// A call of which the first chunks have left. The rest waits until the other node has taken them in.
+fn half_sent(pair: &mut Pair, key: u64) -> Receiver<Result<u32, CallError>> {
+    let long = pair.start(async move |pool| {
+        pool.get::<Echo>(key).add(1, vec![0; 3 << 20]).timeout(Duration::from_millis(10)).await
+    });
+    pair.work(0, 0);
+    assert!(!pair.wires[1].is_empty() && long.try_recv().is_err());
+    long
+}
+
+#[test]
+fn r1_a_call_that_has_left_in_part_ends_with_its_link() {
+    let mut pair = Pair::new();
+    let key = pair.key(1);
+    let long = half_sent(&mut pair, key);
+    pair.cut();
+    pair.settle();
+    let error = long.try_recv().unwrap().unwrap_err();
+    assert_eq!((error.kind(), error.ran()), (ErrorKind::NodeLost, Ran::Unknown));
+    pair.join();
+    let seen = pair.run(async move |pool| pool.get::<Echo>(key).seen().await);
+    assert_eq!(seen, Ok(Vec::new()));
+}
+
+#[test]
+fn r1_a_deadline_ends_a_call_that_has_left_in_part_and_the_rest_of_it_leaves() {
+    let mut pair = Pair::new();
+    let key = pair.key(1);
+    let long = half_sent(&mut pair, key);
+    pair.now = pair.now + Duration::from_millis(11);
+    pair.work(0, 0);
+    let error = long.try_recv().unwrap().unwrap_err();
+    assert_eq!((error.kind(), error.ran()), (ErrorKind::Deadline, Ran::Unknown));
+    pair.settle();
+    let seen = pair.run(async move |pool| pool.get::<Echo>(key).seen().await);
+    assert_eq!(seen, Ok(vec![1]));
+}
+
+#[test]
+fn i4_calls_that_waited_for_a_transfer_keep_their_place_over_a_lost_link() {
+    let mut pair = Pair::new();
+    let key = pair.key(1);
+    let shard = |key: u64| Ref::id(&Ref::<Echo>::of(key)).shard(2);
+    let theirs = Directory::of(pair.nodes.iter().map(|node| node.id));
+    let there = |other: &u64| {
+        theirs.owner(Ref::id(&Ref::<Echo>::of(*other))) == pair.nodes[1].id
+            && shard(*other) == shard(key)
+    };
+    let other = (key + 1..).find(there).unwrap();
+    let made = pair.start(async move |pool| {
+        let (echo, other) = (pool.get::<Echo>(key), pool.get::<Echo>(other));
+        let long = echo.add(0, vec![0; 3 << 20]);
+        let held = echo.add(1, Vec::new());
+        // More than the window takes: what comes next waits behind them.
+        let fill: Vec<_> = (0..200).map(|n| other.add(n, vec![0; 1_000])).collect();
+        let last = echo.add(2, Vec::new());
+        assert!(long.await.is_err());
+        last.await?;
+        held.await?;
+        drop(fill);
+        echo.seen().await
+    });
+    pair.work(0, 0);
+    pair.cut();
+    pair.join();
+    pair.settle();
+    assert_eq!(made.try_recv().unwrap(), Ok(vec![1, 2]));
 }
 
 #[test]

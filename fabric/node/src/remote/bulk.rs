@@ -122,3 +122,25 @@ impl Source {
         room.get_mut(written..).unwrap_or_default().fill(0);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use epicserver_wire::{CallError, ChainId, Codec, ErrorKind, Rkyv};
+
+    #[test]
+    fn r5_the_parts_of_a_message_are_its_head_its_value_and_zeroes() {
+        let error = CallError::refused(ErrorKind::Overloaded, ChainId::NONE);
+        let value = <Rkyv as Codec<CallError>>::encode(&error).unwrap();
+        let source = Source::Answer(Outcome::Failed(error));
+        let head = [7; 48];
+        let whole = [&head[..], &value, &[0; 40]].concat();
+        for size in [1, 16, 20, 48, 64, whole.len()] {
+            let mut message = vec![0xee; whole.len()];
+            for (index, room) in message.chunks_mut(size).enumerate() {
+                source.write(&head, index * size, room);
+            }
+            assert_eq!(message, whole, "in parts of {size}");
+        }
+    }
+}

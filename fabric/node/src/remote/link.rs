@@ -348,11 +348,12 @@ impl Link {
         calls
     }
 
-    /// Takes back everything that has not left.
+    /// Takes back everything that has not left, what waited for a transfer first: calls of the same pair
+    /// that wait in a lane were made later (**R3**).
     pub(crate) fn withdraw_all(&mut self) -> Vec<Posted> {
         self.waiting = 0;
         let held = self.held.drain(..).flat_map(|held| held.behind);
-        self.lanes.iter_mut().flat_map(std::mem::take).chain(held).collect()
+        held.chain(self.lanes.iter_mut().flat_map(std::mem::take)).collect()
     }
 
     fn slot(&mut self) -> Result<FrameMut, Stay> {
