@@ -11,7 +11,7 @@ mod buffers;
 mod epoll;
 mod sockets;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 #[expect(unsafe_code, reason = "the kernel reads and writes memory by its address")]
 mod uring;
 

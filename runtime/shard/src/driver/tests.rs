@@ -24,7 +24,7 @@ const ROUNDS: usize = 20_000;
 const OWNER: Owner = Owner(3);
 
 /// The forms that can be tried here. One that is missing is skipped aloud, or is a failure.
-fn forms() -> Vec<Form> {
+pub(crate) fn forms() -> Vec<Form> {
     let mut forms = vec![Form::Epoll];
     match open(Some(Form::Uring)) {
         Ok(_) => forms.push(Form::Uring),

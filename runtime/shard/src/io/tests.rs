@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use epicserver_link::driver::{Completion, Form};
 use epicserver_link::pool::HeapPool;
@@ -15,11 +15,18 @@ use epicserver_proto::session::Window;
 use epicserver_wire::frame::Frame;
 use epicserver_wire::{LinkId, NodeId, Time};
 
+use super::wires::ORDERS_MAX;
 use super::{Endpoint, IoMode, IoOptions, Order, Report, Wires};
-use crate::park::{Parker, parker};
+use crate::driver::tests::forms;
+use crate::park::{Parker, Unparker, parker};
 
 /// Rounds in which a handshake is over.
 const ROUNDS: usize = 20;
+
+/// Times that an endpoint is woken.
+const TURNS: u32 = 1_000;
+/// How long a wait lasts that nothing ends.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What the two ends know a connection by: who has dialled it, and as which link.
 type Name = (usize, LinkId);
@@ -131,11 +138,12 @@ impl Transport for Pipe {
 struct End {
     endpoint: Endpoint,
     wires: Arc<Wires>,
-    _parker: Parker,
+    parker: Parker,
+    unparker: Unparker,
 }
 
 impl End {
-    fn new(me: usize, mail: &Mail) -> Self {
+    fn new(me: usize, mail: &Mail, form: Form) -> Self {
         let identity = machine::Config {
             fabric: "test".to_owned(),
             key: machine::FabricKey([7; 32]),
@@ -150,7 +158,7 @@ impl End {
         let mail = Arc::clone(mail);
         let options = IoOptions {
             mode: IoMode::Fused,
-            driver: Some(Form::Epoll),
+            driver: Some(form),
             bulk_bytes: usize::MAX,
             identity,
             transports: Box::new(move |_| {
@@ -158,9 +166,9 @@ impl End {
             }),
         };
         let (parker, unparker) = parker().unwrap();
-        let wires = Wires::new(unparker);
+        let wires = Wires::new(unparker.clone());
         let opened = Endpoint::open(options, Vec::new(), Arc::clone(&wires), (&parker, Time::ZERO));
-        Self { endpoint: opened.unwrap(), wires, _parker: parker }
+        Self { endpoint: opened.unwrap(), wires, parker, unparker }
     }
 
     fn dial(&self) {
@@ -186,9 +194,9 @@ fn node(me: usize) -> NodeId {
     NodeId::new(1 + me as u64)
 }
 
-fn ends() -> [End; 2] {
+fn pair() -> [End; 2] {
     let mail = Mail::default();
-    [End::new(0, &mail), End::new(1, &mail)]
+    [End::new(0, &mail, Form::Epoll), End::new(1, &mail, Form::Epoll)]
 }
 
 fn go_round(ends: &mut [End; 2]) {
@@ -210,7 +218,7 @@ fn kept(ends: &[End; 2]) -> Vec<Option<LinkId>> {
 fn h10_of_two_links_from_both_ends_one_is_kept_and_no_end_takes_the_other_for_gone() {
     // Who dials when the first link is there, or both at once.
     for (first, second) in [(&[1][..], &[0][..]), (&[0], &[1]), (&[0, 1], &[])] {
-        let mut ends = ends();
+        let mut ends = pair();
         for dials in [first, second] {
             dials.iter().for_each(|me: &usize| ends[*me].dial());
             go_round(&mut ends);
@@ -229,7 +237,7 @@ fn h10_of_two_links_from_both_ends_one_is_kept_and_no_end_takes_the_other_for_go
 
 #[test]
 fn h10_of_two_links_from_one_end_the_newer_is_kept_at_both() {
-    let mut ends = ends();
+    let mut ends = pair();
     for _ in 0..2 {
         ends[0].dial();
         go_round(&mut ends);
@@ -240,4 +248,47 @@ fn h10_of_two_links_from_one_end_the_newer_is_kept_at_both() {
         assert_eq!((ups, downs.len()), (2, 1));
         assert!(matches!(downs.first(), Some(Down::Failed(_))), "{downs:?}");
     }
+}
+
+/// Lets `end` wait while `has_work`, and says whether something has ended that before its time was up.
+fn ends(end: &mut End, has_work: impl FnOnce() -> bool) -> bool {
+    let began = Instant::now();
+    end.endpoint.wait(&mut end.parker, (Time::ZERO, Some(PATIENCE)), has_work);
+    began.elapsed() < PATIENCE
+}
+
+#[test]
+fn h11_whoever_rings_after_the_flag_is_up_ends_the_wait() {
+    for form in forms() {
+        let mut end = End::new(0, &Mail::default(), form);
+        let unparker = end.unparker.clone();
+        for turn in 0..TURNS {
+            let rings = || {
+                unparker.unpark();
+                false
+            };
+            assert!(ends(&mut end, rings), "{form}: turn {turn}");
+            end.endpoint.round(Time::ZERO);
+        }
+    }
+}
+
+#[test]
+fn h11_what_was_there_before_the_flag_was_up_prevents_the_wait() {
+    let mail = Mail::default();
+    let mut end = End::new(0, &mail, Form::Epoll);
+    assert!(ends(&mut end, || true), "work of the thread's own");
+    assert!(end.wires.order(Order::Close));
+    assert!(ends(&mut end, || false), "an order");
+    end.endpoint.round(Time::ZERO);
+    for _ in 0..=ORDERS_MAX {
+        let address = Address::new("pipe", "there");
+        end.endpoint.reports.tell(Report::Unreachable { address, why: String::new() });
+    }
+    end.endpoint.reports.tell(Report::Down { node: node(1), why: Down::There });
+    assert!(ends(&mut end, || false), "a report for which there is no room");
+    end.reports();
+    end.endpoint.round(Time::ZERO);
+    mail.lock().unwrap()[0].push_back(((1, LinkId::new(0)), Said::Dialled));
+    assert!(ends(&mut end, || false), "something that a transport has");
 }

@@ -17,7 +17,7 @@ use epicserver_wire::NodeId;
 use crate::park::Unparker;
 
 /// Orders and reports that may wait.
-const ORDERS_MAX: usize = 1024;
+pub(super) const ORDERS_MAX: usize = 1024;
 
 /// What the control thread wants of the endpoint.
 #[derive(Debug)]
