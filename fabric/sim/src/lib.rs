@@ -13,7 +13,7 @@
 mod knot;
 mod log;
 mod mutant;
-mod net;
+pub mod net;
 mod post;
 mod program;
 

@@ -15,11 +15,12 @@ use epicserver_node::{
     Config, Counters, Effect, Event, LinkUp, Message, Notice, RootTask, Shard, WakeSink,
 };
 use epicserver_proto::Directory;
+use epicserver_wire::frame::Frame;
 use epicserver_wire::header::Glance;
 use epicserver_wire::{ShardId, Time};
 
 use crate::mutant::Mutant;
-use crate::net::{Arrival, Net};
+use crate::net::{Arrival, Net, Tip};
 use crate::post::Post;
 use crate::rng::{Rng, mix};
 
@@ -99,7 +100,7 @@ pub(crate) struct World {
 enum Act {
     Run(usize),
     Deliver(usize),
-    Arrive(usize),
+    Arrive(Tip),
 }
 
 impl World {
@@ -241,19 +242,30 @@ impl World {
         match act {
             Act::Run(index) => self.run_shard(index),
             Act::Deliver(link) => self.deliver(link),
-            Act::Arrive(route) => self.arrive(route),
+            Act::Arrive(tip) => self.arrive(tip),
         }
     }
 
-    /// A frame arrives: each shard gets its messages, and the sender's shards a free slot.
-    fn arrive(&mut self, route: usize) {
-        self.note(5, route);
-        let Some(Arrival { from, to, frame }) = self.net.take(route) else { return };
-        let link = Net::link(from, to);
-        for member in &mut self.members[from * self.shards..(from + 1) * self.shards] {
-            member.inbox.push_back(Event::LinkRoom(link));
+    /// A frame arrives: each shard gets its messages. Or there is room: each shard of the sender hears of it.
+    fn arrive(&mut self, tip: Tip) {
+        match self.net.take(self.now, tip) {
+            Some(Arrival::Frame { from, to, frame }) => {
+                self.note(5, to);
+                self.hand_out((from, to), &frame);
+            }
+            Some(Arrival::Room { from, to }) => {
+                self.note(7, from);
+                let link = Net::link(from, to);
+                for member in &mut self.members[from * self.shards..(from + 1) * self.shards] {
+                    member.inbox.push_back(Event::LinkRoom(link));
+                }
+            }
+            None => {}
         }
-        let mut at = 0;
+    }
+
+    fn hand_out(&mut self, (from, to): (usize, usize), frame: &Frame) {
+        let (link, mut at) = (Net::link(from, to), 0);
         while let Ok(glance) = Glance::at(frame.bytes(), at) {
             let member = to * self.shards + glance.to.index();
             let Some(frame) = frame.slice(at, glance.end) else { return };
