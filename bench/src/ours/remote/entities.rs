@@ -3,7 +3,29 @@
 //! # Not here
 //! How they are set up and timed: `remote`.
 
+use std::sync::Arc;
+
+use epicserver::__private::rkyv;
+use epicserver::Message;
 use epicserver::prelude::*;
+
+/// Bytes that exist already: what is measured is how they travel, not how a vector is copied.
+#[derive(rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+#[rkyv(crate = rkyv)]
+pub(crate) struct Bytes(Arc<[u8]>);
+
+impl Message for Bytes {}
+
+impl Bytes {
+    fn new(size: u64) -> Self {
+        Self(vec![1; usize::try_from(size).unwrap_or(0)].into())
+    }
+
+    /// An argument that holds a share of them.
+    fn shared(&self) -> View<Self> {
+        View::new(Self(Arc::clone(&self.0)))
+    }
+}
 
 /// What is called from afar.
 #[entity(key = u64)]
@@ -29,9 +51,10 @@ impl Echo {
         bytes
     }
 
-    pub fn put(&mut self, bytes: Vec<u8>) -> u64 {
+    /// Takes bytes that exist, and looks at them where they came.
+    pub fn put(&mut self, bytes: View<Bytes>) -> u64 {
         self.calls += 1;
-        bytes.len() as u64
+        bytes.0.len() as u64
     }
 }
 
@@ -70,7 +93,7 @@ impl Callers {
         all_done(&cx).await
     }
 
-    /// The same with arguments of `size` bytes: each is a copy, since a call takes what it is given.
+    /// The same with arguments of `size` bytes: the same ones each time, as the floors send them.
     pub async fn put(
         cx: Cx<Self>,
         echo: Ref<Echo>,
@@ -81,10 +104,10 @@ impl Callers {
         for _ in 0..tasks {
             let echo = echo.clone();
             cx.spawn(async move |cx: Cx<Self>| {
-                let bytes = vec![1; usize::try_from(size).unwrap_or(0)];
+                let bytes = Bytes::new(size);
                 let mut done = Ok(());
                 for _ in 0..calls {
-                    done = echo.put(bytes.clone()).await.map(drop);
+                    done = echo.put(bytes.shared()).await.map(drop);
                     if done.is_err() {
                         break;
                     }
@@ -100,10 +123,10 @@ impl Callers {
         begin(&cx, 1);
         cx.with(|callers| callers.flooding = true);
         cx.spawn(async move |cx: Cx<Self>| {
-            let bytes = vec![1; usize::try_from(size).unwrap_or(0)];
+            let bytes = Bytes::new(size);
             let mut done = Ok(());
             while done.is_ok() && cx.with(|callers| callers.flooding) {
-                done = echo.put(bytes.clone()).await.map(drop);
+                done = echo.put(bytes.shared()).await.map(drop);
             }
             end(&cx, done);
         });
