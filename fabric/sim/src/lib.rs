@@ -3,6 +3,8 @@
 //! The shards are those of the runtime ([`epicserver_node::Shard`]); clock, queues and scheduling
 //! are ours and follow from one number. A run that fails is repeated by its seed.
 //!
+//! The network alone, [`net`], is of use without a world: whatever runs on links can run on its lines.
+//!
 //! # Invariants
 //! - **S1** A run is a function of its seed and mutant: the same trace every time (`same_trace`).
 //! - **S2** Checkers only look: no run goes another way because it is checked.

@@ -18,7 +18,7 @@ use epicserver_wire::Time;
 use epicserver_wire::frame::FrameMut;
 
 use driver::SimDriver;
-use transport::{SCHEME, SimTransport};
+use transport::{LINKS_MAX, SCHEME, SimTransport};
 
 /// Lines, and the time that is theirs alone: it passes while somebody waits, and has nothing to do with
 /// what a transport is told.
@@ -57,7 +57,7 @@ impl SimNet {
     /// A network whose delays follow from `seed`, each less than `delay_max`. The suite calls it quiet
     /// after twenty waits of a millisecond, so a delay is shorter than that.
     pub(crate) fn new(seed: u64, delay_max: Duration) -> Self {
-        let (frames_max, slots, slot_bytes, lines_max) = (32, 48, 8 << 10, 1024);
+        let (frames_max, slots, slot_bytes, lines_max) = (32, 48, 8 << 10, LINKS_MAX);
         let options = Options { delay_max, frames_max, slots, slot_bytes, lines_max };
         let network = Network { lines: Lines::new(seed, options), now: Time::ZERO };
         Self { network: Rc::new(RefCell::new(network)) }

@@ -21,8 +21,8 @@ const NEWS_A_ROUND: usize = 8;
 /// How long a dial may take, and a close. The network's own time is another.
 const DIAL: Duration = Duration::from_secs(5);
 const LINGER: Duration = Duration::from_millis(500);
-/// Links that the network has room for, as a refusal says it.
-const LINKS: usize = 1024;
+/// Links of all ends that the network has room for.
+pub(super) const LINKS_MAX: usize = 1024;
 
 struct Link {
     tip: Tip,
@@ -150,7 +150,7 @@ impl Transport for SimTransport {
         let mut network = self.network.borrow_mut();
         let now = network.now;
         let tip =
-            network.lines.dial(now, self.end, EndId::new(peer)).ok_or(Refused::Links(LINKS))?;
+            network.lines.dial(now, self.end, EndId::new(peer)).ok_or(Refused::Links(LINKS_MAX))?;
         let (peer, until) = (to.clone(), Some(io.now + DIAL));
         self.ids.insert(tip, link);
         self.links.insert(link, Link { tip, peer, up: false, closing: false, until });
