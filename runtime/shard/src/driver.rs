@@ -2,12 +2,13 @@
 //!
 //! # Invariants
 //! - **K1** A handle that was closed is never taken for the one that has its place now.
+//! - **K2** A buffer is filled only while nobody has a frame of it.
+//! - **K3** A driver has at most [`BUFFERS_MAX`] of them.
 //!
 //! # Not here
 //! Transports: they see the trait alone.
 
 mod bell;
-mod buffers;
 mod epoll;
 mod sockets;
 #[cfg(test)]
@@ -19,9 +20,15 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
 
+use epicserver_link::buffers::Buffers;
 use epicserver_link::driver::{Driver, Form, SocketAddress};
 use rustix::io::Errno;
 use rustix::net::{SocketAddrUnix, connect};
+
+/// Bytes of one receive buffer.
+const BUFFER_BYTES: usize = 128 << 10;
+/// Receive buffers of one driver.
+const BUFFERS_MAX: usize = 256;
 
 /// Why there is no driver.
 #[derive(Debug, thiserror::Error)]
@@ -61,6 +68,11 @@ fn open_form(form: Form) -> Result<Box<dyn Driver>, DriverError> {
         Form::Uring => uring::Uring::open().map(|driver| Box::new(driver) as Box<dyn Driver>),
     };
     driver.map_err(|source| DriverError::Unavailable { form, source })
+}
+
+/// The receive buffers of one driver (**K2**, **K3**).
+fn receive_buffers() -> Buffers {
+    Buffers::new(BUFFERS_MAX, BUFFER_BYTES)
 }
 
 fn connect_to(socket: &impl AsFd, to: &SocketAddress) -> Result<(), Errno> {

@@ -6,6 +6,7 @@
 //! # Not here
 //! What the bytes mean beyond where a message ends; who the peer is; any concrete transport.
 
+pub mod buffers;
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
 pub mod driver;

@@ -12,8 +12,6 @@
 //! # Not here
 //! Who the peer is, beyond its user. How the kernel is asked to wait: that is the driver's.
 
-#[cfg(not(loom))]
-mod buffers;
 pub mod doze;
 #[cfg(not(loom))]
 mod greeting;

@@ -18,6 +18,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use epicserver_link::buffers::Buffers;
 use epicserver_link::driver::Handle;
 use epicserver_link::pool::{HeapPool, SLOT_BYTES};
 use epicserver_link::{Address, Down, Event, Parcel};
@@ -27,7 +28,6 @@ use epicserver_wire::{LinkId, Time};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, Shutdown, recv, shutdown};
 
-use crate::buffers::Buffers;
 use crate::doze;
 use crate::greeting::{Answer, send_byte};
 use crate::layout::{CELLS, End};

@@ -28,13 +28,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use epicserver_link::Parcel;
+use epicserver_link::buffers::Buffers;
 use epicserver_link::pool::SLOT_BYTES;
 use epicserver_wire::frame::{FRAME_ALIGN, Frame, FrameMut, Shared};
 use epicserver_wire::header::{Violation, extent};
 use epicserver_wire::limits::MESSAGE_BYTES_MAX;
 use epicserver_wire::rkyv::util::AlignedVec;
 
-use crate::buffers::Buffers;
 use crate::layout::{CELL_HEAD, CELLS, End, INLINE_MAX, PIECE_MAX, RING_BYTES, ring_offset};
 use crate::map::Map;
 

@@ -291,7 +291,7 @@ fn t4_frames_that_are_held_stop_the_sender_and_outlive_the_link() {
         let Some(frame) = joined.ends[1].take(frame) else { break };
         held.push(frame);
     }
-    assert_eq!(held.len(), buffers::BUFFERS_MAX);
+    assert_eq!(held.len(), transport::BUFFERS_MAX);
     assert!(held.iter().enumerate().all(|(at, frame)| usize::from(read(frame)[0].0) == at % 251));
     drop(held.split_off(10));
     joined.ends[1].round();

@@ -8,14 +8,14 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
+use epicserver_link::buffers::Buffers;
 use epicserver_link::driver::{Completion, Done, Handle, Owner};
 use epicserver_link::{Address, Down, Event, Io, Parcel, Refused, Transport};
 use epicserver_wire::{LinkId, Time};
 
-use crate::buffers::Buffers;
 use crate::doze;
 use crate::greeting::{self, Answer, SocketFile};
-use crate::layout::End;
+use crate::layout::{End, PIECE_MAX};
 use crate::link::{GREETING, Link};
 use crate::map::Map;
 
@@ -23,6 +23,8 @@ use crate::map::Map;
 pub const SCHEME: &str = "shm";
 /// Links that one transport has at most. Each has 2.5 MiB of memory.
 pub const LINKS_MAX: usize = 256;
+/// Buffers of one transport that are filled from shared memory, each for at least one piece.
+pub(crate) const BUFFERS_MAX: usize = 256;
 
 /// A connection that was accepted and over which no greeting has come.
 #[derive(Debug)]
@@ -70,7 +72,7 @@ impl Shm {
             greetings: BTreeMap::new(),
             links: BTreeMap::new(),
             by_handle: BTreeMap::new(),
-            buffers: Buffers::default(),
+            buffers: Buffers::new(BUFFERS_MAX, PIECE_MAX),
             dozes: false,
         })
     }

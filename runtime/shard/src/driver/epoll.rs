@@ -19,6 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use epicserver_link::Parcel;
+use epicserver_link::buffers::Buffers;
 use epicserver_link::driver::{
     Completion, Counters, Done, Driver, Form, Handle, Owner, Receive, SocketAddress, Wake,
 };
@@ -31,9 +32,8 @@ use rustix::net::{
 };
 
 use super::bell::Bell;
-use super::buffers::Buffers;
-use super::connect_to;
 use super::sockets::{PIECES_MAX, Role, Sending, Sockets};
+use super::{connect_to, receive_buffers};
 
 /// Rounds in which a socket that was read is read again without asking epoll.
 const HOT_ROUNDS: u32 = 4096;
@@ -100,7 +100,7 @@ impl Epoll {
             epoll,
             bell: Arc::new(bell),
             sockets: Sockets::default(),
-            buffers: Buffers::default(),
+            buffers: receive_buffers(),
             dirty: Vec::new(),
             readable: Vec::new(),
             hot: Vec::new(),
@@ -506,7 +506,7 @@ impl Driver for Epoll {
 
     fn counters(&self) -> Counters {
         let mut counters = self.counters;
-        counters.starved = self.buffers.starved;
+        counters.starved = self.buffers.starved();
         counters
     }
 }

@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 
 use super::*;
-use crate::driver::buffers::BUFFERS_MAX;
+use crate::driver::BUFFERS_MAX;
 use crate::driver::sockets::PARCELS_MAX;
 
 #[test]

@@ -15,9 +15,10 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
 
+use epicserver_link::buffers::Buffers;
 use epicserver_wire::frame::{FRAME_ALIGN, Shared};
 
-use super::super::buffers::{BUFFERS_MAX, Buffers};
+use super::super::{BUFFERS_MAX, receive_buffers};
 use super::ring::Ring;
 
 /// Entries of each ring of buffers; a power of two.
@@ -91,10 +92,15 @@ impl Group {
 }
 
 /// The groups of one driver, and the buffers that lie in none.
-#[derive(Default)]
 pub(super) struct Groups {
     groups: [Option<Group>; FRAME_ALIGN],
     buffers: Buffers,
+}
+
+impl Default for Groups {
+    fn default() -> Self {
+        Self { groups: Default::default(), buffers: receive_buffers() }
+    }
 }
 
 impl Groups {
