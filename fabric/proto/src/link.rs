@@ -192,7 +192,9 @@ const PROOF: u8 = 2;
 const REFUSE: u8 = 3;
 
 /// Of two links between the same nodes, whether this end keeps the newer one, which the peer dialled if
-/// it was `accepted`: the one that the node with the smaller id has dialled is kept at both ends.
+/// it was `accepted`: of two that were dialled from both ends, the one that the node with the smaller id
+/// has dialled is kept at both. Of two that one node has dialled each end keeps the one that was
+/// established last there if that node has the smaller id, and else the one that was first.
 #[must_use]
 pub fn keeps(this: NodeId, peer: NodeId, accepted: bool) -> bool {
     (this < peer) != accepted

@@ -8,8 +8,8 @@
 //! - **H9** No frame reaches a shard before its link is established, nor after the shard was told that
 //!   the link is down.
 //! - **H10** Of several links to one node one is kept: of two that were dialled from both ends the same
-//!   one at both, and of two that one end dialled the one that came up last. Where the ends differ about
-//!   which that is both go, and the node is dialled again.
+//!   one at both. Of two that one end dialled both may go, if they came up in another order at the other
+//!   end; then the node is dialled again.
 //! - **H11** The endpoint waits in the kernel only after it has looked, its sleeping flag up, at every
 //!   ring and every transport once more.
 //!

@@ -236,7 +236,7 @@ fn h10_of_two_links_from_both_ends_one_is_kept_and_no_end_takes_the_other_for_go
 }
 
 #[test]
-fn h10_of_two_links_from_one_end_the_newer_is_kept_at_both() {
+fn h10_of_two_links_from_the_end_with_the_smaller_id_the_newer_is_kept_at_both() {
     let mut ends = pair();
     for _ in 0..2 {
         ends[0].dial();
