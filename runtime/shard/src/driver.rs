@@ -3,7 +3,7 @@
 //! # Invariants
 //! - **K1** A handle that was closed is never taken for the one that has its place now.
 //! - **K2** A buffer is filled only while nobody has a frame of it.
-//! - **K3** A driver has at most [`BUFFERS_MAX`] of them.
+//! - **K3** A driver has at most `BUFFERS_MAX` of them.
 //!
 //! # Not here
 //! Transports: they see the trait alone.
