@@ -18,9 +18,9 @@ use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 #[global_allocator]
 static HEAP: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
-const CALLS: usize = 1_000;
+const CALLS: usize = 100;
 /// The control threads look round a few times a second, and allocate then: the quietest round counts.
-const ROUNDS: usize = 50;
+const ROUNDS: usize = 400;
 
 #[entity(key = u64)]
 #[derive(Default)]
@@ -84,7 +84,12 @@ fn a_call_to_another_node_allocates_nothing_in_steady_state() {
         (Transport::Tcp, DriverKind::IoUring),
         (Transport::Shm, DriverKind::Epoll),
     ];
+    let forbidden = std::env::var_os("EPIC_NO_URING").is_some_and(|set| set == "1");
     for (transport, driver) in ways {
+        if driver == DriverKind::IoUring && forbidden {
+            eprintln!("SKIPPED: calls over io_uring: EPIC_NO_URING=1");
+            continue;
+        }
         let mut config = Config::default();
         config.fabric.nodes = 2;
         config.node.shards = NonZeroUsize::new(1);

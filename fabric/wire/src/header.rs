@@ -23,7 +23,7 @@
 //! # Invariants
 //! - **W12** [`Message::parse`] is the one place where bytes of a peer become types: hostile ones
 //!   are a [`Violation`], nothing else.
-//! - **W13** What [`Header::write`] wrote, [`Message::parse`] reads as it was.
+//! - **W13** What [`append`] wrote, [`Message::parse`] reads as it was.
 //!
 //! # Not here
 //! The payload's type. When what is sent.
@@ -143,7 +143,7 @@ pub enum Violation {
 pub struct Credit {
     /// Messages.
     pub messages: u16,
-    /// Units of [`Credit::unit`] bytes.
+    /// Units of [`Credit::UNIT_BYTES`] bytes.
     pub units: u16,
 }
 
