@@ -44,9 +44,6 @@ use crate::park::Parker;
 
 /// Entries taken from one shard's ring before the next one is looked at.
 const PORT_BATCH: usize = 64;
-/// How often the endpoint looks at what is not urgent: orders, the deadlines of links, and the driver while
-/// no link needs it to carry bytes.
-const LOOK: Duration = Duration::from_micros(20);
 /// How long closing links may take.
 const GOODBYE: Duration = Duration::from_millis(500);
 
@@ -98,8 +95,6 @@ pub(crate) struct Endpoint {
     done: Vec<Completion>,
     effects: Vec<machine::Effect>,
     next_link: u32,
-    /// When it looks next at what is not urgent.
-    look_at: Time,
 }
 
 /// The owner of the bell that ends the endpoint's sleep; no transport has this number.
@@ -138,7 +133,6 @@ impl Endpoint {
             done: Vec::new(),
             effects: Vec::new(),
             next_link,
-            look_at: now,
         })
     }
 
@@ -150,10 +144,7 @@ impl Endpoint {
     /// Takes what the kernel, the devices and the peers have, and gives the shards what came for them. Says
     /// whether there was anything.
     pub(crate) fn listen(&mut self, now: Time) -> bool {
-        let look = self.look_at <= now;
-        if (look || self.transports.iter().any(|transport| transport.is_carried()))
-            && let Err(error) = self.driver.poll(&mut self.done)
-        {
+        if let Err(error) = self.driver.poll(&mut self.done) {
             // Without its rings the node can neither hear nor speak.
             panic!("H6: the I/O driver failed: {error}");
         }
@@ -162,18 +153,16 @@ impl Endpoint {
             busy |= self.with(now, index, |transport, io| transport.poll(io));
         }
         busy |= self.digest(now);
-        if look {
-            self.look_at = now + LOOK;
-            busy |= self.obey(now);
-            self.keep_time(now);
-        }
+        self.keep_time(now);
         self.ports.iter_mut().for_each(Port::flush);
         busy
     }
 
-    /// Takes what the shards want to say, and gives it to the transports. Says whether there was anything.
+    /// Takes what the control thread and the shards want to say, and gives it to the transports. Says whether
+    /// there was anything.
     pub(crate) fn speak(&mut self, now: Time) -> bool {
-        let mut busy = self.take_parcels(now);
+        let mut busy = self.obey(now);
+        busy |= self.take_parcels(now);
         for index in 0..self.transports.len() {
             self.with(now, index, |transport, io| transport.flush(io));
         }
@@ -214,18 +203,11 @@ impl Endpoint {
         busy
     }
 
-    /// What the transports had to say. Says whether there was anything.
-    #[inline]
+    /// What the transports had to say.
     fn digest(&mut self, now: Time) -> bool {
-        let busy = !self.events.is_empty();
-        if busy {
-            self.digest_all(now);
-        }
-        busy
-    }
-
-    fn digest_all(&mut self, now: Time) {
+        let mut busy = false;
         while !self.events.is_empty() {
+            busy = true;
             let mut events = std::mem::take(&mut self.events);
             for event in events.drain(..) {
                 self.event(now, event);
@@ -234,6 +216,7 @@ impl Endpoint {
                 self.events = events;
             }
         }
+        busy
     }
 
     fn event(&mut self, now: Time, event: Event) {

@@ -153,11 +153,6 @@ impl Unparker {
         }
     }
 
-    /// Whether both wake the same thread.
-    pub(crate) fn is_same(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.shared, &other.shared)
-    }
-
     #[cold]
     fn ring_once(&self) {
         if self.shared.flag.0.swap(AWAKE, Ordering::Release) == ASLEEP {

@@ -93,9 +93,6 @@ impl Worker {
                 self.shard.run(time, RUN_BATCH, &mut self.effects);
                 busy = true;
             }
-            if busy || !self.effects.is_empty() {
-                self.carry_out_all(time);
-            }
             self.send(time);
             busy |= self.endpoint.as_mut().is_some_and(|endpoint| endpoint.speak(time));
             if busy {
@@ -110,10 +107,11 @@ impl Worker {
             rounds += 1;
             if rounds % IDLE_ROUNDS == 0 {
                 time = self.be_idle(now(), idle_since);
+            } else {
+                std::hint::spin_loop();
             }
         }
         let time = now();
-        self.carry_out_all(time);
         self.send(time);
         if let Some(endpoint) = &mut self.endpoint {
             endpoint.shut_down(time);
@@ -179,8 +177,8 @@ impl Worker {
         self.shard.handle(time, event, &mut self.effects);
     }
 
-    /// Carries out the effects of what was handled and run.
-    fn carry_out_all(&mut self, time: Time) {
+    /// Carries out the effects, and moves messages into the rings as far as they have room.
+    fn send(&mut self, time: Time) {
         if self.outlet.is_some() {
             self.shard.flush(time, &mut self.effects);
         }
@@ -193,10 +191,6 @@ impl Worker {
                 self.effects = effects;
             }
         }
-    }
-
-    /// Moves messages into the rings as far as they have room.
-    fn send(&mut self, time: Time) {
         for index in 0..self.peers.len() {
             self.send_to(time, index);
         }

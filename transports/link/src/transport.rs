@@ -214,13 +214,6 @@ pub trait Transport {
     /// timers of its own. Called in each round of the loop. Says whether there was anything.
     fn poll(&mut self, io: &mut Io<'_>) -> bool;
 
-    /// Whether the driver carries bytes for it, so that it is asked in each round of the loop. While it does
-    /// not for any transport of the thread, it is asked less often, and its completions may come some 20 us
-    /// late.
-    fn is_carried(&self) -> bool {
-        true
-    }
-
     /// The thread is about to wait in the kernel. From now on until the next [`poll`](Self::poll),
     /// whatever arrives must end that wait. Says `false` if something has arrived already.
     fn arm(&mut self, io: &mut Io<'_>) -> bool;

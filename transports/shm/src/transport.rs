@@ -260,11 +260,6 @@ impl Transport for Shm {
         busy
     }
 
-    /// The driver tells of greetings and of ends alone.
-    fn is_carried(&self) -> bool {
-        false
-    }
-
     fn arm(&mut self, _: &mut Io<'_>) -> bool {
         self.dozes = true;
         for link in self.links.values_mut() {

@@ -340,11 +340,6 @@ impl Transport for Tcp {
         self.say_room(io)
     }
 
-    /// Nothing is carried before there is a link.
-    fn is_carried(&self) -> bool {
-        !self.links.is_empty()
-    }
-
     fn arm(&mut self, _: &mut Io<'_>) -> bool {
         // All that arrives comes by way of the driver.
         true

@@ -35,8 +35,7 @@ pub(crate) struct Port {
     pub(crate) from: Consumer<ToIo>,
     to: Producer<Event>,
     unsent: VecDeque<Event>,
-    /// Whom to wake, if that is another thread: this one is awake.
-    door: Option<Arc<Door>>,
+    door: Arc<Door>,
 }
 
 /// A shard's end towards the I/O endpoint.
@@ -44,14 +43,11 @@ pub(crate) struct Outlet {
     pub(crate) from: Consumer<Event>,
     to: Producer<ToIo>,
     pub(crate) unsent: VecDeque<ToIo>,
-    /// As [`Port::door`].
-    unparker: Option<Unparker>,
+    unparker: Unparker,
 }
 
 /// Both ends of the rings between the shard behind `door` and the endpoint that `unparker` wakes.
 pub(crate) fn port(door: Arc<Door>, unparker: Unparker) -> (Port, Outlet) {
-    let fused = door.unparker().is_same(&unparker);
-    let (door, unparker) = ((!fused).then_some(door), (!fused).then_some(unparker));
     let (to_shard, from_io) = ring(PORT_SLOTS);
     let (to_io, from_shard) = ring(PORT_SLOTS);
     let port = Port { from: from_shard, to: to_shard, unsent: VecDeque::new(), door };
@@ -70,10 +66,8 @@ impl Port {
 
     /// Moves what there is room for into the ring, and wakes the shard once.
     pub(crate) fn flush(&mut self) {
-        if move_all(&mut self.unsent, &mut self.to)
-            && let Some(door) = &self.door
-        {
-            door.unpark();
+        if move_all(&mut self.unsent, &mut self.to) {
+            self.door.unpark();
         }
     }
 }
@@ -85,10 +79,8 @@ impl Outlet {
 
     /// Moves what there is room for into the ring, and wakes the endpoint once.
     pub(crate) fn flush(&mut self) {
-        if move_all(&mut self.unsent, &mut self.to)
-            && let Some(unparker) = &self.unparker
-        {
-            unparker.unpark();
+        if move_all(&mut self.unsent, &mut self.to) {
+            self.unparker.unpark();
         }
     }
 }

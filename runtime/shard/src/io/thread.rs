@@ -123,6 +123,7 @@ fn work(opening: Opening, mut seat: IoSeat, stop: &AtomicBool) {
         }
         rounds += 1;
         if !rounds.is_multiple_of(IDLE_ROUNDS) {
+            std::hint::spin_loop();
             continue;
         }
         time = now();
