@@ -112,7 +112,7 @@ impl Remote {
     /// The other node that owns the entity, as a number; `None` if this one does.
     fn owner(&self, request: &Request) -> Option<usize> {
         let directory = self.directory.as_ref()?;
-        self.owners.get(directory.owner_index(request.to())).copied().flatten()
+        self.owners.get(directory.owner_index(request.to())?).copied().flatten()
     }
 
     fn keep(&mut self, posted: Posted, link: LinkId) {

@@ -11,6 +11,7 @@ use epicserver_macros::{entity, exclusive};
 use epicserver_node::{Config, Effect, Event, LinkUp, RootTask, Shard, WakeSink};
 use epicserver_proto::Directory;
 use epicserver_proto::session::Window;
+use epicserver_proto::view::Share;
 use epicserver_wire::frame::{Frame, FrameMut, Slots};
 use epicserver_wire::header::{Glance, Header, Kind, append};
 use epicserver_wire::view::Slot;
@@ -151,7 +152,7 @@ impl Pair {
             differing,
             bulk_bytes: usize::MAX,
         };
-        let directory = Arc::new(Directory::of(pair.nodes.iter().map(|node| node.id)));
+        let directory = Arc::new(Directory::of(pair.nodes.iter().map(|node| Share::of(node.id))));
         for at in 0..2 {
             let me = pair.nodes[at].id;
             let directory = Arc::clone(&directory);
@@ -281,9 +282,10 @@ impl Pair {
 
     /// A key whose entity the other node owns, or this one.
     fn key(&self, node: usize) -> u64 {
-        let directory = Directory::of(self.nodes.iter().map(|node| node.id));
-        let owned =
-            |key: &u64| directory.owner(Ref::id(&Ref::<Echo>::of(*key))) == self.nodes[node].id;
+        let directory = Directory::of(self.nodes.iter().map(|node| Share::of(node.id)));
+        let owned = |key: &u64| {
+            directory.owner(Ref::id(&Ref::<Echo>::of(*key))) == Some(self.nodes[node].id)
+        };
         (100..).find(owned).expect("each node owns some")
     }
 
@@ -440,9 +442,9 @@ fn i4_calls_that_waited_for_a_transfer_keep_their_place_over_a_lost_link() {
     let mut pair = Pair::new();
     let key = pair.key(1);
     let shard = |key: u64| Ref::id(&Ref::<Echo>::of(key)).shard(2);
-    let theirs = Directory::of(pair.nodes.iter().map(|node| node.id));
+    let theirs = Directory::of(pair.nodes.iter().map(|node| Share::of(node.id)));
     let there = |other: &u64| {
-        theirs.owner(Ref::id(&Ref::<Echo>::of(*other))) == pair.nodes[1].id
+        theirs.owner(Ref::id(&Ref::<Echo>::of(*other))) == Some(pair.nodes[1].id)
             && shard(*other) == shard(key)
     };
     let other = (key + 1..).find(there).unwrap();

@@ -15,6 +15,7 @@ use epicserver_node::{
     Config, Counters, Effect, Event, LinkUp, Message, Notice, RootTask, Shard, WakeSink,
 };
 use epicserver_proto::Directory;
+use epicserver_proto::view::Share;
 use epicserver_wire::frame::Frame;
 use epicserver_wire::header::Glance;
 use epicserver_wire::{ShardId, Time};
@@ -139,7 +140,7 @@ impl World {
         if nodes < 2 {
             return;
         }
-        let directory = Arc::new(Directory::of((0..nodes).map(Net::id)));
+        let directory = Arc::new(Directory::of((0..nodes).map(Net::id).map(Share::of)));
         for node in 0..nodes {
             let me = Net::id(node);
             let links: Vec<LinkUp> =

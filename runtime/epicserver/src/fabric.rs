@@ -29,6 +29,7 @@ use epicserver_link::{Address, Down};
 use epicserver_proto::Directory;
 use epicserver_proto::link::{self, FabricKey};
 use epicserver_proto::session::Window;
+use epicserver_proto::view::Share;
 use epicserver_shard::{Host, Inlets, IoMode, IoOptions, Order, Report, StopOnPanic, Wires};
 use epicserver_wire::NodeId;
 use epicserver_wire::header::Credit;
@@ -378,7 +379,7 @@ impl Control {
             return;
         }
         tracing::info!(members = members.len(), "the members of the fabric");
-        self.inlets.members(me, &Arc::new(Directory::of(members.iter().copied())));
+        self.inlets.members(me, &Arc::new(Directory::of(members.iter().copied().map(Share::of))));
         self.members = members;
         *open = true;
         gate.opened.notify_all();
