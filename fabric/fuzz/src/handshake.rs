@@ -231,18 +231,5 @@ fn changed(mut bytes: Vec<u8>, input: &mut Input<'_>) -> Vec<u8> {
 }
 
 fn kind(byte: u8) -> Kind {
-    let kinds = [
-        Kind::Call,
-        Kind::Tell,
-        Kind::Reply,
-        Kind::Failed,
-        Kind::Cancel,
-        Kind::Credit,
-        Kind::Chunk,
-        Kind::Ping,
-        Kind::Pong,
-        Kind::Goodbye,
-        Kind::Handshake,
-    ];
-    kinds[usize::from(byte) % kinds.len()]
+    Kind::ALL[usize::from(byte) % Kind::ALL.len()]
 }

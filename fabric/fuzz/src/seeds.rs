@@ -4,7 +4,7 @@
 use epicserver_wire::frame::FrameMut;
 use epicserver_wire::header::{Header, Kind, Opened, append};
 use epicserver_wire::{
-    ChainId, ClassId, EntityId, IntoKey as _, Path, SectionId, ShardId, Time, TypeId,
+    Born, ChainId, ClassId, EntityId, IntoKey as _, Path, SectionId, ShardId, Time, TypeId,
 };
 
 /// Inputs by their names.
@@ -40,7 +40,7 @@ fn frame() -> [Vec<u8>; 3] {
     let mut frame = FrameMut::detached(1024);
     let plain = |kind| Header::new(kind, ShardId::new(1), ShardId::new(2));
     let to = EntityId::new(TypeId::of("Player"), ClassId::of("gpu"), Some(7), "bob".into_key());
-    let path = Path::new(ChainId::new(Time::from_nanos(5), 6));
+    let path = Path::new(ChainId::new(Time::from_nanos(5), 6)).born_under(Born::under(4));
     let path = path.with(SectionId::new(1, 2)).and_then(|path| path.with(SectionId::new(1, 3)));
     let path = path.expect("two sections are not too many");
     let ends = [Some(Kind::Call), None, Some(Kind::Chunk)].map(|kind| {
@@ -58,12 +58,30 @@ fn frame() -> [Vec<u8>; 3] {
     ends.map(|(start, end)| frame.bytes()[start..end].to_vec())
 }
 
+/// What two shards say about views.
+fn views() -> Vec<u8> {
+    let mut frame = FrameMut::detached(1024);
+    for kind in [Kind::Flush, Kind::Moved, Kind::Flushed] {
+        let header = Header::new(kind, ShardId::new(1), ShardId::new(2)).under(5);
+        let slots: &[u8] = if kind == Kind::Flushed { &[0, 0, 7, 0] } else { &[] };
+        assert!(append(&mut frame, &header, slots), "it has room");
+    }
+    frame.bytes().to_vec()
+}
+
 fn headers() -> Seeds {
     let [call, ping, chunk] = frame();
     let all = [&call[..], &ping, &chunk].concat();
     let mut later = ping.clone();
     later[0] = 2;
-    named([("call", call), ("chunk", chunk), ("ping", ping), ("three", all), ("version", later)])
+    named([
+        ("call", call),
+        ("chunk", chunk),
+        ("ping", ping),
+        ("three", all),
+        ("version", later),
+        ("views", views()),
+    ])
 }
 
 fn streams() -> Seeds {

@@ -456,6 +456,9 @@ impl Core {
             Kind::Failed => self.failed(desk, link, frame, &message),
             Kind::Cancel | Kind::Credit => self.noted(link, &header)?,
             Kind::Chunk => self.chunk(desk, link, frame, &message)?,
+            Kind::Moved | Kind::Returned | Kind::Flush | Kind::Flushed => {
+                return Err(Violation::Unexpected("a message about views"));
+            }
             Kind::Ping | Kind::Pong | Kind::Goodbye | Kind::Handshake => {
                 return Err(Violation::Unexpected("a message of the link among those of shards"));
             }

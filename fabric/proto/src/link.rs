@@ -343,7 +343,11 @@ impl Link {
                 | Kind::Failed
                 | Kind::Cancel
                 | Kind::Credit
-                | Kind::Chunk,
+                | Kind::Chunk
+                | Kind::Moved
+                | Kind::Returned
+                | Kind::Flush
+                | Kind::Flushed,
                 _,
             ) => self.violated("a message of shards for the link itself", out),
         }
