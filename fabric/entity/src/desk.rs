@@ -375,11 +375,12 @@ impl Desk {
             None => {
                 head.deadline = terms.deadline(self.now(), u64::MAX);
                 head.caller = Caller::Nobody;
-                head.path = Path::default();
+                // Else a tell would not be let in where the calls of its turn are, and be passed by them (I4).
+                head.path = Path::default().born_under(self.path.borrow().born());
             }
         }
         if !head.path.chain().is_some() {
-            head.path = Path::new(self.new_chain());
+            head.path = Path::new(self.new_chain()).born_under(head.path.born());
         }
     }
 

@@ -47,6 +47,18 @@ pub enum Caller {
         /// The token.
         token: Token,
     },
+    /// Nobody, and another shard of this node has made it: it goes back there if it cannot run here.
+    Teller {
+        /// Which shard.
+        shard: ShardId,
+    },
+    /// Nobody, and a shard of another node has made it.
+    RemoteTeller {
+        /// The link that it came by.
+        link: LinkId,
+        /// The shard there.
+        shard: ShardId,
+    },
 }
 
 /// What a call carries beside its arguments.

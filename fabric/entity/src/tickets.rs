@@ -206,6 +206,12 @@ impl Tickets {
         self.get(token).is_some_and(|ticket| ticket.phase == Phase::Sent)
     }
 
+    /// The tokens that are out and unanswered.
+    pub fn waiting(&self) -> impl Iterator<Item = Token> {
+        let tickets = (0..).zip(&self.tickets).filter(|(_, ticket)| ticket.phase == Phase::Sent);
+        tickets.map(|(index, ticket)| Token::new(index, ticket.generation))
+    }
+
     /// Answers `token`, and says who is to be told. `Err` gives the answer back: the token was
     /// answered or given up before (**C1**).
     ///
@@ -352,6 +358,15 @@ mod tests {
         assert_eq!(tickets.answer(token, Answer::Wall(1)).unwrap_err(), Answer::Wall(1));
         assert_eq!(tickets.take(token), Some(Answer::Done));
         assert_eq!(tickets.take(token), None);
+    }
+
+    #[test]
+    fn those_that_wait_are_those_that_are_out_and_unanswered() {
+        let mut tickets = Tickets::default();
+        let [free, answered, waits] = [(); 3].map(|()| tickets.send(false).unwrap());
+        drop(tickets.free(free));
+        assert!(tickets.answer(answered, Answer::Done).is_ok());
+        assert_eq!(tickets.waiting().collect::<Vec<_>>(), [waits]);
     }
 
     #[test]

@@ -12,6 +12,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use epicserver_entity::{Activation, AnyCell, Desk, Head, Place, TurnId, detached};
+use epicserver_proto::SlotId;
 use epicserver_wire::{EntityId, ErrorKind, Path, Time};
 
 use crate::core::{Core, Mail, Ready, Table};
@@ -45,9 +46,10 @@ impl Core {
         let cell = (info.new_cell)(id.clone());
         let bytes = Self::bytes_of(&cell);
         self.make_room(desk, bytes)?;
+        let slot = self.config.fabric.then(|| SlotId::of(id));
         let place = {
             let mut table = self.table.borrow_mut();
-            let inserted = table.insert(id.hash(), list, Rc::clone(&cell), self.time());
+            let inserted = table.insert(id.hash(), (list, slot), Rc::clone(&cell), self.time());
             inserted.map_err(|_| ErrorKind::Overloaded)?
         };
         cell.set_place(Place::new(place));

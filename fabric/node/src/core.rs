@@ -375,7 +375,9 @@ impl Core {
     pub(crate) fn reply(&self, desk: &Desk, caller: Caller, request: Request) {
         let (shard, token) = match caller {
             Caller::Token { shard, token } => (shard, token),
-            Caller::Nobody => return request.recycle(),
+            Caller::Nobody | Caller::Teller { .. } | Caller::RemoteTeller { .. } => {
+                return request.recycle();
+            }
             Caller::Remote { link, shard, token } => {
                 return self.answer_remote(link, (shard, token), Answer::Reply(request));
             }
@@ -437,7 +439,7 @@ impl Core {
     /// Sends an outcome to whoever called.
     pub(crate) fn answer(&self, desk: &Desk, caller: Caller, answer: Answer) {
         match caller {
-            Caller::Nobody => {
+            Caller::Nobody | Caller::Teller { .. } | Caller::RemoteTeller { .. } => {
                 if let Answer::Reply(request) = answer {
                     request.recycle();
                 } else if let Answer::Failed(error) = answer

@@ -190,7 +190,10 @@ impl Remote {
 fn token_of(request: &Request) -> Option<Token> {
     match request.head().caller {
         Caller::Token { token, .. } => Some(token),
-        Caller::Nobody | Caller::Remote { .. } => None,
+        Caller::Nobody
+        | Caller::Remote { .. }
+        | Caller::Teller { .. }
+        | Caller::RemoteTeller { .. } => None,
     }
 }
 

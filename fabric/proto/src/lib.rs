@@ -8,14 +8,17 @@ pub mod coordinator;
 mod directory;
 pub mod link;
 mod ownership;
+pub mod passage;
 pub mod session;
 mod slab;
 pub mod spares;
+mod trail;
 pub mod transfers;
 pub mod view;
 pub mod wheel;
 
 pub use activations::{Activations, Admission, NoRoom, Waiting};
 pub use directory::{Directory, SLOTS};
-pub use ownership::{Epoch, Ownership, Standing};
+pub use ownership::{Epoch, Ownership, Site, SlotId, Standing};
 pub use slab::Slab;
+pub use trail::{Lost, STEPS_MAX, Trail};
