@@ -14,13 +14,16 @@
 //! # Not here
 //! Clocks, threads, rings, sockets. Who the members of the fabric are.
 
+mod calls;
 mod collect;
 mod config;
 mod core;
+mod host;
 mod named;
 mod outside;
 mod remote;
 mod sections;
+mod tokens;
 mod turns;
 mod wake;
 

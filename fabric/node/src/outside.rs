@@ -9,7 +9,8 @@ use std::time::Duration;
 use epicserver_entity::{Answer, Caller, Desk, Pending, Request, Waiter};
 use epicserver_wire::{CallError, ErrorKind, Path, Time, limits};
 
-use crate::core::{Core, Timer};
+use crate::core::Core;
+use crate::tokens::Timer;
 
 /// A call of a thread that runs no entities.
 pub struct Inlet {

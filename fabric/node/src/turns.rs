@@ -17,7 +17,8 @@ use epicserver_entity::{
 };
 use epicserver_wire::{CallError, ErrorKind, Path, Ran, Time, Token};
 
-use crate::core::{Core, Ready, Timer};
+use crate::core::{Core, Ready};
+use crate::tokens::Timer;
 use crate::{Effect, Notice};
 
 /// The task of one turn.

@@ -17,7 +17,8 @@ use epicserver_wire::header::{Header, Opened};
 use epicserver_wire::limits::{KEY_BYTES_MAX, MESSAGE_BYTES_MAX};
 use epicserver_wire::{EntityId, Out, Path, Unwritten};
 
-use crate::remote::link::{Encode, Outcome, Posted};
+use super::leave::Encode;
+use super::link::{Outcome, Posted};
 
 /// In how many pieces a value may be written that is walked through for each chunk.
 const WRITES_MAX: usize = 64;

@@ -1,0 +1,336 @@
+//! What leaves by a link: messages are written into frames, those that may leave later at a flush.
+//!
+//! # Not here
+//! What is posted, and what may not leave yet (`link`).
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use epicserver_proto::transfers::{self, Chunk};
+use epicserver_wire::frame::{Frame, FrameMut};
+use epicserver_wire::header::{self, Credit, Header, Kind, Opened};
+use epicserver_wire::{
+    CallError, ChainId, EntityId, ErrorKind, Out, Path, Ran, ShardId, Time, Token, Unwritten,
+};
+
+use super::bulk::{Bulk, Source, Text};
+use super::link::{Answering, Held, Left, Link, Outcome, Posted};
+use crate::Effect;
+
+/// Why something stays where it is.
+#[derive(Debug, PartialEq, Eq)]
+enum Stay {
+    /// No slot is free.
+    NoSlot,
+    /// It cannot be written.
+    Malformed,
+}
+
+impl Link {
+    /// Writes a call; if its transfer has only begun, its fate comes later. Gives it back if no slot is free.
+    pub(super) fn write_call(
+        &mut self,
+        now: Time,
+        shard: ShardId,
+        posted: Posted,
+        out: &mut Vec<Effect>,
+    ) -> Result<Option<Left>, Posted> {
+        if self.differs(posted.request.method().id) {
+            return Ok(Some(Left::Refused(posted)));
+        }
+        let head = posted.request.head();
+        let kind = if posted.token.is_some() { Kind::Call } else { Kind::Tell };
+        let left = (head.deadline != Time::MAX).then(|| head.deadline.since(now));
+        let header = Header {
+            token: posted.token.unwrap_or(Token::new(0, 0)),
+            method: posted.request.method().id.as_u32(),
+            left: Header::units_left(left),
+            ..Header::new(kind, self.me, shard)
+        };
+        let callee = Some((&head.to, &head.path));
+        let request = &posted.request;
+        match self.write(header, callee, &|out| request.encode_args_to(out), out) {
+            Ok(Written::Whole(bytes)) => {
+                self.session.sent(shard, Credit::units_of(bytes));
+                Ok(Some(Left::Sent(posted)))
+            }
+            Ok(Written::Long(text)) => {
+                self.session.sent(shard, 1);
+                let (maker, to) = (posted.maker, posted.request.to().clone());
+                let transfer = self.begin(shard, text, Source::Call(posted));
+                self.held.push(Held { shard, transfer, maker, to, behind: VecDeque::new() });
+                Ok(None)
+            }
+            Err(Stay::NoSlot) => Err(posted),
+            Err(Stay::Malformed) => Ok(Some(Left::Refused(posted))),
+        }
+    }
+
+    fn begin(&mut self, shard: ShardId, text: Text, of: Source) -> Token {
+        let transfer = self.transfers.entry(shard).or_default().begin(text.total());
+        self.bulk.insert((shard, transfer), Bulk::new(text, of));
+        transfer
+    }
+
+    pub(super) fn write_answer(
+        &mut self,
+        answering: Answering,
+        out: &mut Vec<Effect>,
+    ) -> Option<Answering> {
+        let Answering { shard, token, outcome } = &answering;
+        let kind = match outcome {
+            Outcome::Reply(_) => Kind::Reply,
+            Outcome::Failed(_) => Kind::Failed,
+        };
+        let header = Header { token: *token, ..Header::new(kind, self.me, *shard) };
+        match self.write(header, None, &|out| outcome.encode(out), out) {
+            Ok(Written::Whole(_)) => self.spent.extend(answering.outcome.spent()),
+            Ok(Written::Long(text)) => {
+                self.begin(answering.shard, text, Source::Answer(answering.outcome));
+            }
+            Err(Stay::NoSlot) => return Some(answering),
+            Err(Stay::Malformed) => {
+                let (shard, token) = (*shard, *token);
+                self.spent.extend(answering.outcome.spent());
+                let error = CallError::new(ErrorKind::Malformed, Ran::Yes, ChainId::NONE);
+                let outcome = Outcome::Failed(error);
+                return self.write_answer(Answering { shard, token, outcome }, out);
+            }
+        }
+        None
+    }
+
+    fn slot(&mut self) -> Result<FrameMut, Stay> {
+        match self.open.take() {
+            Some(open) => Ok(open),
+            None => Arc::clone(&self.slots).reserve().ok_or(Stay::NoSlot),
+        }
+    }
+
+    fn transmit(&mut self, head: FrameMut, body: Option<Frame>, out: &mut Vec<Effect>) {
+        if !head.is_empty() {
+            out.push(Effect::Transmit { link: self.id, head, body });
+        }
+    }
+
+    /// Writes one message into the open frame, or begins a transfer if no frame can hold it.
+    fn write(
+        &mut self,
+        mut header: Header,
+        callee: Option<(&EntityId, &Path)>,
+        encode: &Encode<'_>,
+        out: &mut Vec<Effect>,
+    ) -> Result<Written, Stay> {
+        loop {
+            let mut frame = self.slot()?;
+            // R4: only now is it certain to leave.
+            header.credit = plus(header.credit, self.session.take_owed(header.to));
+            let before = frame.len();
+            match write_into(&mut frame, &header, callee, encode) {
+                Ok(bytes) if bytes <= self.bulk_bytes => {
+                    self.open = Some(frame);
+                    self.transfers.values_mut().for_each(transfers::Outgoing::passed);
+                    return Ok(Written::Whole(bytes));
+                }
+                Err(Unwritten::Malformed) => {
+                    self.session.owe_again(header.to, header.credit);
+                    self.open = Some(frame);
+                    return Err(Stay::Malformed);
+                }
+                Err(Unwritten::Full) if before > 0 => self.transmit(frame, None, out),
+                Ok(_) | Err(Unwritten::Full) => {
+                    frame.set_len(before);
+                    self.open = Some(frame);
+                    let text = Text::new(&header, callee, encode);
+                    if text.is_none() {
+                        self.session.owe_again(header.to, header.credit);
+                    }
+                    return text.map(Written::Long).ok_or(Stay::Malformed);
+                }
+            }
+        }
+    }
+
+    /// Everything that may leave does, and the open frame with it. What could leave gives its fate.
+    pub(crate) fn flush(&mut self, now: Time, out: &mut Vec<Effect>, left: &mut Vec<Left>) {
+        self.flush_answers(out);
+        self.flush_lanes(now, out, left);
+        self.flush_cancels();
+        self.flush_transfers(now, out, left);
+        self.flush_credits(out);
+        if let Some(open) = self.open.take() {
+            self.transmit(open, None, out);
+        }
+    }
+
+    fn flush_answers(&mut self, out: &mut Vec<Effect>) {
+        while let Some(answering) = self.answers.pop_front() {
+            if let Some(stays) = self.write_answer(answering, out) {
+                return self.answers.push_front(stays);
+            }
+        }
+    }
+
+    fn flush_lanes(&mut self, now: Time, out: &mut Vec<Effect>, left: &mut Vec<Left>) {
+        if self.waiting == 0 {
+            return;
+        }
+        for index in 0..self.lanes.len() {
+            let shard = ShardId::new(u16::try_from(index).unwrap_or(u16::MAX));
+            while self.may_send(shard) {
+                let Some(posted) = self.lanes[index].pop_front() else { break };
+                self.waiting -= 1;
+                if let Some(held) = self.held_for(&posted) {
+                    self.waiting += 1;
+                    self.held[held].behind.push_back(posted);
+                    continue;
+                }
+                match self.write_call(now, shard, posted, out) {
+                    Ok(fate) => left.extend(fate),
+                    Err(posted) => {
+                        self.lanes[index].push_front(posted);
+                        self.waiting += 1;
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    fn flush_cancels(&mut self) {
+        while let Some((shard, token)) = self.cancels.pop() {
+            let header = Header { token, ..Header::new(Kind::Cancel, self.me, shard) };
+            if !self.append(&header) {
+                return self.cancels.push((shard, token));
+            }
+        }
+    }
+
+    /// Appends a message without a payload. Says whether there was a slot for it.
+    fn append(&mut self, header: &Header) -> bool {
+        let Ok(mut frame) = self.slot() else { return false };
+        let fits = header::append(&mut frame, header, &[]);
+        self.open = Some(frame);
+        fits
+    }
+
+    fn flush_transfers(&mut self, now: Time, out: &mut Vec<Effect>, left: &mut Vec<Left>) {
+        let shards: Vec<ShardId> = self.transfers.keys().copied().collect();
+        for shard in shards {
+            while let Some(chunk) = self.next_chunk(shard, out) {
+                self.transmit_chunk(shard, &chunk, out);
+                if chunk.last {
+                    left.extend(self.end_transfer(shard, chunk.transfer));
+                    self.release(shard, chunk.transfer);
+                    self.flush_lanes(now, out, left);
+                }
+            }
+        }
+        self.transfers.retain(|_, lane| !lane.is_idle());
+    }
+
+    /// A chunk travels alone. The open frame is empty then.
+    fn next_chunk(&mut self, shard: ShardId, out: &mut Vec<Effect>) -> Option<Chunk> {
+        if !self.transfers.get(&shard)?.may_send() {
+            return None;
+        }
+        if let Some(open) = self.open.take() {
+            self.transmit(open, None, out);
+        }
+        let slot = self.slot().ok()?;
+        let room = slot.capacity().saturating_sub(header::CORE_BYTES);
+        self.open = Some(slot);
+        self.transfers.get_mut(&shard)?.next(room)
+    }
+
+    fn transmit_chunk(&mut self, shard: ShardId, chunk: &Chunk, out: &mut Vec<Effect>) {
+        let Some(mut frame) = self.open.take() else { return };
+        let Some(bulk) = self.bulk.get(&(shard, chunk.transfer)) else { return };
+        let header = Header {
+            token: chunk.transfer,
+            method: chunk.total,
+            left: chunk.offset,
+            ..Header::new(Kind::Chunk, self.me, shard)
+        };
+        if header::append_head(&mut frame, &header, chunk.len as usize) {
+            let body = bulk.fill(chunk, &mut frame);
+            self.transmit(frame, body, out);
+        }
+    }
+
+    /// The last chunk of a message has left. If it was a call, that is its fate.
+    fn end_transfer(&mut self, shard: ShardId, transfer: Token) -> Option<Left> {
+        match self.bulk.remove(&(shard, transfer))?.of {
+            Source::Call(posted) => Some(Left::Sent(posted)),
+            Source::Answer(outcome) => {
+                self.spent.extend(outcome.spent());
+                None
+            }
+        }
+    }
+
+    /// A transfer has left: the calls of its pair that waited go before all that wait in its lane, some
+    /// of which may be of the same pair (**R3**).
+    fn release(&mut self, shard: ShardId, transfer: Token) {
+        let this = |held: &Held| held.shard == shard && held.transfer == transfer;
+        let Some(at) = self.held.iter().position(this) else { return };
+        let held = self.held.remove(at);
+        if let Some(lane) = self.lanes.get_mut(shard.index()) {
+            held.behind.into_iter().rev().for_each(|posted| lane.push_front(posted));
+        }
+    }
+
+    fn flush_credits(&mut self, out: &mut Vec<Effect>) {
+        while let Some((shard, bytes)) = self.incoming.next_taken() {
+            let header =
+                Header { method: 1, left: bytes, ..Header::new(Kind::Credit, self.me, shard) };
+            if !self.append_in_room(&header, out) {
+                return self.incoming.took(shard, bytes);
+            }
+        }
+        while let Some(shard) = self.session.next_due() {
+            let credit = self.session.take_owed(shard);
+            let header = Header { credit, ..Header::new(Kind::Credit, self.me, shard) };
+            if !self.append_in_room(&header, out) {
+                return self.session.owe_again(shard, credit);
+            }
+        }
+    }
+
+    fn append_in_room(&mut self, header: &Header, out: &mut Vec<Effect>) -> bool {
+        if self.append(header) {
+            return true;
+        }
+        if let Some(open) = self.open.take() {
+            self.transmit(open, None, out);
+        }
+        self.append(header)
+    }
+}
+
+/// What a message took.
+enum Written {
+    /// So many bytes of a frame.
+    Whole(usize),
+    /// No frame holds it.
+    Long(Text),
+}
+
+pub(crate) type Encode<'a> = dyn Fn(&mut Out<'_>) -> Result<(), Unwritten> + 'a;
+
+fn plus(a: Credit, b: Credit) -> Credit {
+    Credit { messages: a.messages + b.messages, units: a.units + b.units }
+}
+
+/// Appends one message to `frame`, and says how many bytes it takes there.
+fn write_into(
+    frame: &mut FrameMut,
+    header: &Header,
+    callee: Option<(&EntityId, &Path)>,
+    encode: &Encode<'_>,
+) -> Result<usize, Unwritten> {
+    let start = frame.len();
+    let opened = Opened::new(frame, header, callee).ok_or(Unwritten::Full)?;
+    let len = opened.fill(frame, encode)?;
+    if opened.close(frame, len) { Ok(frame.len() - start) } else { Err(Unwritten::Full) }
+}
