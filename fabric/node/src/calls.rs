@@ -1,49 +1,64 @@
 //! Calls: the way of each to its callee's shard, mailbox and start.
 //!
 //! # Not here
-//! Whether the callee is at this node (`remote`); how a method runs (`turns`).
+//! Whether the callee is at this node (`ways`, `holds`); how a method runs (`turns`).
 
 use epicserver_entity::{Answer, Caller, Desk, Place, Request};
-use epicserver_proto::Admission;
-use epicserver_wire::{CallError, ErrorKind, limits};
+use epicserver_proto::{Admission, Site};
+use epicserver_wire::{CallError, ClassId, ErrorKind, ShardId, limits};
 
 use crate::core::{Core, Mail, Ready};
+use crate::realm::Traffic;
+use crate::remote::{Posted, token_of};
 use crate::{Effect, Message};
 
 impl Core {
-    /// A call arrives from another shard.
-    pub(crate) fn arrive(&self, desk: &Desk, request: Request) {
-        self.deliver(desk, request, true);
-    }
-
     /// Sends a call to its callee's node and shard. With `now`, it may run at once if that is here.
     pub(crate) fn route(&self, desk: &Desk, request: Request, now: bool) {
         self.route_from(desk, request, desk.turn().place, now);
     }
 
     /// The same for a call that `maker` has made.
-    pub(crate) fn route_from(&self, desk: &Desk, request: Request, maker: Place, now: bool) {
-        let mut request = request;
-        if !self.is_alone.get() {
-            let Some(stays) = self.route_away(desk, request, maker) else { return };
-            request = stays;
+    fn route_from(&self, desk: &Desk, request: Request, maker: Place, now: bool) {
+        if self.traffic.get() == Traffic::Alone {
+            return self.to_shard(desk, request, Site::Served, now);
         }
+        let token = token_of(&request);
+        self.direct(desk, Posted { request, token, maker, tried: false }, now);
+    }
+
+    /// Sends a call to its callee's shard of this node, which is where `site` says.
+    pub(crate) fn to_shard(&self, desk: &Desk, request: Request, site: Site, now: bool) {
         let to = request.to().shard(self.config.shards);
         if to == self.shard_id() {
+            return self.admit_at(desk, request, site, now);
+        }
+        if request.to().class() == ClassId::STATELESS {
             return self.deliver(desk, request, now);
         }
+        if let Some(request) = self.to_ring(to, request) {
+            self.refuse(desk, request, ErrorKind::Overloaded);
+        }
+    }
+
+    /// Gives a call to another shard of this node, or back if that does not keep up.
+    pub(crate) fn to_ring(&self, to: ShardId, mut request: Request) -> Option<Request> {
         let full = self.unsent.borrow().get(to.index()).is_none_or(|n| *n >= limits::UNSENT_MAX);
         if full {
-            return self.refuse(desk, request, ErrorKind::Overloaded);
+            return Some(request);
         }
         if let Some(unsent) = self.unsent.borrow_mut().get_mut(to.index()) {
             *unsent += 1;
         }
+        if request.head().caller == Caller::Nobody {
+            request.head_mut().caller = Caller::Teller { shard: self.shard_id() };
+        }
         self.effect(Effect::Send { to, message: Message::Call(request) });
+        None
     }
 
     /// Admits a call to its callee's activation, which is made if there is none.
-    fn deliver(&self, desk: &Desk, request: Request, now: bool) {
+    pub(crate) fn deliver(&self, desk: &Desk, request: Request, now: bool) {
         if self.ending.get() {
             // What an activation says at its end must not end others below it on the stack.
             return self.push(Ready::Call(request));
@@ -89,8 +104,9 @@ impl Core {
         match ready {
             Ready::Turn(turn) => self.resume(desk, turn),
             Ready::Mail(place) => self.pump(desk, place),
-            Ready::Call(request) => self.deliver(desk, request, true),
+            Ready::Call(request) => self.admit(desk, request, true),
             Ready::Deactivate(place) => self.deactivate(desk, place),
+            Ready::Sweep => self.sweep(desk),
         }
         true
     }

@@ -11,14 +11,15 @@ use std::rc::Rc;
 use epicserver_entity::{AnyCell, Desk, Mode, Request};
 use epicserver_proto::wheel::Wheel;
 use epicserver_proto::{Activations, Waiting};
-use epicserver_wire::{CallError, Path, ShardId, Time, Token, limits};
+use epicserver_wire::{Born, CallError, Path, ShardId, Time, Token, limits};
 
 use crate::named::Named;
+use crate::realm::{Realm, Traffic};
 use crate::remote::{Posted, Remote};
 use crate::tokens::{Note, Timer};
 use crate::turns::Task;
 use crate::wake::Wakers;
-use crate::{Config, Counters, Effect, Notice};
+use crate::{Config, Counters, Effect, Event, Notice};
 
 /// What waits in a mailbox.
 #[derive(Debug)]
@@ -67,6 +68,8 @@ pub(crate) enum Ready {
     /// A call that was made while an activation ended.
     Call(Request),
     Deactivate(u32),
+    /// Lost slots are looked through.
+    Sweep,
 }
 
 pub(crate) type Table = Activations<Rc<dyn AnyCell>, Mail>;
@@ -93,11 +96,30 @@ pub(crate) struct Core {
     pub(crate) direct: Cell<u64>,
     /// Calls may run directly: they are allowed to, and none waits that they would pass.
     pub(crate) direct_calls: Cell<bool>,
-    /// No other node owns anything.
-    pub(crate) is_alone: Cell<bool>,
+    pub(crate) traffic: Cell<Traffic>,
+    /// This node serves all there is, by the view.
+    pub(crate) alone: Cell<bool>,
+    /// What a chain is born under that begins now.
+    pub(crate) born: Cell<Born>,
+    pub(crate) realm: RefCell<Realm>,
     pub(crate) remote: RefCell<Remote>,
     /// Calls that another node did not own, to be sent again.
     pub(crate) again: RefCell<Vec<Posted>>,
+    /// When those that are late were looked for last among what waits.
+    pub(crate) purged: Cell<Time>,
+    /// When what is emptied is pressed on, and when holders of sections have waited long enough.
+    pub(crate) drain_due: Cell<Time>,
+    pub(crate) hold_due: Cell<Time>,
+    /// A sweep is listed.
+    pub(crate) sweep_ready: Cell<bool>,
+    /// Something has changed that may change how calls find their way.
+    pub(crate) tunes: Cell<bool>,
+    /// The end of the lease, and the time until which events are handled as they come.
+    pub(crate) until: Cell<Time>,
+    pub(crate) gate: Cell<Time>,
+    pub(crate) backlog: RefCell<VecDeque<Event>>,
+    /// All that the node holds is being dropped.
+    pub(crate) evicting: Cell<bool>,
     pub(crate) counters: RefCell<Counters>,
 }
 
@@ -123,9 +145,21 @@ impl Core {
             unsent: RefCell::new(vec![0; usize::from(config.shards)]),
             direct: Cell::new(0),
             direct_calls: Cell::new(config.direct && !config.fabric),
-            is_alone: Cell::new(!config.fabric),
+            traffic: Cell::new(if config.fabric { Traffic::Calm } else { Traffic::Alone }),
+            alone: Cell::new(!config.fabric),
+            born: Cell::default(),
+            realm: RefCell::new(Realm::new(config.shards)),
             remote: RefCell::default(),
             again: RefCell::default(),
+            purged: Cell::new(Time::ZERO),
+            drain_due: Cell::new(Time::MAX),
+            hold_due: Cell::new(Time::MAX),
+            sweep_ready: Cell::new(false),
+            tunes: Cell::new(false),
+            until: Cell::new(Time::MAX),
+            gate: Cell::new(Time::MAX),
+            backlog: RefCell::default(),
+            evicting: Cell::new(false),
             counters: RefCell::default(),
             config,
         }
@@ -180,7 +214,8 @@ impl Core {
     }
 
     pub(crate) fn has_ready(&self) -> bool {
-        !self.ready.borrow().is_empty()
+        let waits = !self.ready.borrow().is_empty() || !self.backlog.borrow().is_empty();
+        waits && !self.is_lapsed()
     }
 
     #[inline]
@@ -189,8 +224,22 @@ impl Core {
     }
 
     pub(crate) fn deadline(&self) -> Option<Time> {
+        if self.is_lapsed() {
+            return None;
+        }
         let timer = self.timers.borrow().deadline();
-        timer.into_iter().chain(self.next_collection()).min()
+        let due = self.drain_due.get().min(self.hold_due.get());
+        let due = (due != Time::MAX).then_some(due);
+        timer.into_iter().chain(self.next_collection()).chain(due).min()
+    }
+
+    /// What has changed since the last look is told, and done.
+    pub(crate) fn wind_up(&self) {
+        if self.tunes.get() {
+            self.tune();
+            self.schedule_sweep();
+        }
+        self.report();
     }
 
     pub(crate) fn tell_refused(&self, error: CallError) {

@@ -75,7 +75,6 @@ impl Host for Core {
         };
         self.used(place, &cell);
         self.direct.set(self.direct.get() + 1);
-        let path = path.unwrap_or_else(|| head.path.clone());
         let outer_path = Some(desk.set_path(path));
         let outer = desk.begin(TurnId::new(turn), Place::new(place), head.deadline, 0);
         Some(Entry { cell, outer, outer_path })
@@ -111,7 +110,7 @@ impl Host for Core {
                 self.asked(turn.index());
                 self.note(token, |note| note.maker = Some(turn.index()));
             }
-            self.arm(token, request.head().deadline, Timer::Deadline(token));
+            self.arm_call(token, request.head().deadline);
         }
         self.route(desk, request, false);
     }
@@ -126,7 +125,8 @@ impl Host for Core {
             (Syscall::Every { first, period }, Some(token)) => {
                 self.keeps_time(turn.id.index(), token);
                 let period_ns = u64::try_from(period.as_nanos()).unwrap_or(u64::MAX);
-                self.arm(token, first, Timer::Every { token, next: first, period_ns });
+                let turn = turn.id.index();
+                self.arm(token, first, Timer::Every { token, turn, next: first, period_ns });
             }
             (Syscall::Now, Some(token)) => self.effect(Effect::Wall { token }),
             (Syscall::Random { len }, Some(token)) => self.effect(Effect::Random { token, len }),
@@ -147,7 +147,8 @@ impl Host for Core {
             return drop(task);
         }
         let place = desk.turn().place.index();
-        let path = Path::new(desk.new_chain());
+        // It is part of what the turn does: where that may still enter, it may.
+        let path = Path::new(desk.new_chain()).born_under(desk.path().born());
         if self.add_task(place, path, task).is_none() {
             self.effect(Effect::Notice(Notice::SpawnRefused));
         }

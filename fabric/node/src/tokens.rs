@@ -18,6 +18,7 @@ pub(crate) enum Timer {
     Sleep(Token),
     Every {
         token: Token,
+        turn: u32,
         next: Time,
         period_ns: u64,
     },
@@ -31,8 +32,21 @@ pub(crate) struct Note {
     timer: Option<TimerId>,
     pub(crate) maker: Option<u32>,
     pub(crate) callee: Option<u32>,
-    /// It is under way to another node, or waits to leave.
-    remote: bool,
+    way: Way,
+    /// It is a call.
+    call: bool,
+}
+
+/// How far the call of a token has come on its way to its callee.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) enum Way {
+    /// It is at this node, or was answered.
+    #[default]
+    Here,
+    /// It waits at this shard, and has not run.
+    Waits,
+    /// It is under way to another node.
+    Away,
 }
 
 impl Core {
@@ -61,19 +75,37 @@ impl Core {
         self.note(token, |note| note.timer = timer.flatten());
     }
 
-    /// The call of `token` leaves for another node.
-    pub(crate) fn mark_remote(&self, token: Token) {
-        self.note(token, |note| note.remote = true);
+    /// Says how far the call of `token` has come.
+    pub(crate) fn set_way(&self, token: Token, way: Way) {
+        self.note(token, |note| note.way = way);
     }
 
-    /// The call of `token` has its outcome, and nothing of it is under way any more.
-    pub(crate) fn unmark_remote(&self, token: Token) {
-        self.note(token, |note| note.remote = false);
+    /// How far it has come.
+    pub(crate) fn way(&self, token: Token) -> Way {
+        self.noted_of(token).way
     }
 
-    /// Whether the call of `token` goes to another node.
-    pub(crate) fn is_remote(&self, token: Token) -> bool {
-        self.notes.borrow().get(token.index() as usize).is_some_and(|note| note.remote)
+    /// Whether it is a call that `token` waits for.
+    pub(crate) fn is_call(&self, token: Token) -> bool {
+        self.noted_of(token).call
+    }
+
+    fn noted_of(&self, token: Token) -> Note {
+        self.notes.borrow().get(token.index() as usize).copied().unwrap_or_default()
+    }
+
+    /// A call leaves that has to be answered until `deadline`.
+    #[inline]
+    pub(crate) fn arm_call(&self, token: Token, deadline: Time) {
+        self.arm(token, deadline, Timer::Deadline(token));
+        self.note(token, |note| note.call = true);
+    }
+
+    /// The chain of the turn that made the call of `token`.
+    pub(crate) fn chain_of(&self, token: Token) -> ChainId {
+        let table = self.table.borrow();
+        let maker = self.noted_of(token).maker;
+        maker.and_then(|turn| table.path_of(turn)).map(Path::chain).unwrap_or_default()
     }
 
     /// What another node did not own is sent again in a while.
@@ -87,7 +119,7 @@ impl Core {
 
     pub(crate) fn fire(&self, desk: &Desk) {
         if self.timers.borrow().deadline().is_none_or(|deadline| deadline > self.time()) {
-            return;
+            return self.press_on(desk);
         }
         let mut fired = self.fired.take();
         self.timers.borrow_mut().expire(self.time(), &mut fired);
@@ -96,34 +128,48 @@ impl Core {
                 Timer::Sleep(token) => self.complete(desk, token, Answer::Done),
                 Timer::Deadline(token) => self.expire(desk, token),
                 Timer::Again => self.again(desk),
-                Timer::Every { token, next, period_ns } => self.tick(desk, token, next, period_ns),
+                Timer::Every { token, turn, next, period_ns } => {
+                    self.tick(desk, (token, turn), next, period_ns);
+                }
             }
         }
         self.fired.replace(fired);
+        self.press_on(desk);
     }
 
-    fn tick(&self, desk: &Desk, token: Token, due: Time, period_ns: u64) {
+    /// Time has passed for what does not wait for ever, though nobody has a timer of his own.
+    fn press_on(&self, desk: &Desk) {
+        if self.drain_due.get() <= self.time() {
+            self.press();
+        }
+        if self.hold_due.get() <= self.time() {
+            self.refuse_holders(desk);
+        }
+    }
+
+    fn tick(&self, desk: &Desk, (token, turn): (Token, u32), due: Time, period_ns: u64) {
+        self.is_born_again(turn);
         let missed = self.time().as_nanos().saturating_sub(due.as_nanos()) / period_ns.max(1);
         let step = period_ns.saturating_mul(missed + 1);
         let next = Time::from_nanos(due.as_nanos().saturating_add(step));
         self.wake(desk, token, Answer::Done);
-        self.arm(token, next, Timer::Every { token, next, period_ns });
+        self.arm(token, next, Timer::Every { token, turn, next, period_ns });
     }
 
     /// A token's time is up: what is known of it becomes its answer.
     fn expire(&self, desk: &Desk, token: Token) {
-        if let Some(chain) = self.recall(token) {
-            let error = CallError::deadline(Ran::No, chain, Progress::Unknown);
-            return self.complete(desk, token, Answer::Failed(error));
-        }
-        let note = self.notes.borrow().get(token.index() as usize).copied().unwrap_or_default();
-        let error = match note.callee.and_then(|place| self.progress(place, token)) {
-            Some((chain, ran, progress)) => CallError::deadline(ran, chain, progress),
-            None => {
-                // Its callee is elsewhere; the chain is that of the turn that made it.
-                let table = self.table.borrow();
-                let chain = note.maker.and_then(|turn| table.path_of(turn)).map(Path::chain);
-                CallError::deadline(Ran::Unknown, chain.unwrap_or_default(), Progress::Unknown)
+        let note = self.noted_of(token);
+        let there = note.callee.and_then(|place| self.progress(place, token));
+        let error = match (note.way, there) {
+            // Nothing comes of it where it waits: its deadline has passed.
+            (Way::Waits, _) => {
+                CallError::deadline(Ran::No, self.chain_of(token), Progress::Unknown)
+            }
+            (Way::Here | Way::Away, Some((chain, ran, progress))) => {
+                CallError::deadline(ran, chain, progress)
+            }
+            (Way::Here | Way::Away, None) => {
+                CallError::deadline(Ran::Unknown, self.chain_of(token), Progress::Unknown)
             }
         };
         self.complete(desk, token, Answer::Failed(error));
@@ -209,7 +255,7 @@ impl Core {
         if let Some(timer) = note.timer {
             self.timers.borrow_mut().cancel(timer);
         }
-        if note.remote {
+        if note.way == Way::Away {
             self.forget_remote(token);
         }
         if let Some(maker) = note.maker {

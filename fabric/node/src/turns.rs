@@ -91,22 +91,38 @@ impl Core {
         }
     }
 
+    /// The path of a turn that begins now.
+    #[inline]
+    fn begun(&self, path: Path) -> Path {
+        let born = path.born().or_earlier(self.born.get());
+        path.born_under(born)
+    }
+
+    /// The turn of a task that ticks begins anew: it is no part any more of what began the task. Where its
+    /// activation is emptied it is, since that waits for it.
+    pub(crate) fn is_born_again(&self, turn: u32) {
+        let mut table = self.table.borrow_mut();
+        if table.place_of(turn).is_some_and(|place| !table.is_leaving(place)) {
+            table.set_born(turn, self.born.get());
+        }
+    }
+
     /// Opens a turn for a call. `None` if there is no room for one.
     pub(crate) fn open_turn(
         &self,
         place: u32,
         head: &Head,
         method: &'static MethodInfo,
-    ) -> Option<(u32, Option<Path>)> {
+    ) -> Option<(u32, Path)> {
+        let mut path = self.begun(head.path.clone());
         let mut table = self.table.borrow_mut();
-        let turn = table.begin(place, head.path.clone()).ok()?;
-        let mut path = None;
+        let turn = table.begin(place, path.clone()).ok()?;
         if method.mode == Mode::Exclusive {
             if table.take(turn, true).is_err() {
                 table.end(turn);
                 return None;
             }
-            path = table.path_of(turn).cloned();
+            path = table.path_of(turn).cloned().unwrap_or(path);
         }
         drop(table);
         self.put_task(turn, self.new_task(head.caller, head.deadline, Some(method)));
@@ -120,6 +136,8 @@ impl Core {
         path: Path,
         running: Box<dyn Running>,
     ) -> Option<u32> {
+        // What belongs to no entity begins no chain by itself.
+        let path = if place == u32::MAX { path } else { self.begun(path) };
         let turn = self.table.borrow_mut().begin(place, path).ok()?;
         let mut task = self.new_task(Caller::Nobody, Time::MAX, None);
         task.running = Some(running);
@@ -187,7 +205,8 @@ impl Core {
 
     fn start_turn(&self, desk: &Desk, place: u32, cell: Rc<dyn AnyCell>, request: Request) {
         let head = request.head();
-        let (caller, method, path) = (head.caller, request.method(), head.path.clone());
+        let (caller, method) = (head.caller, request.method());
+        let path = self.begun(head.path.clone());
         let chain = path.chain();
         let outer_path = desk.set_path(path);
         let outer = desk.begin(TurnId::NONE, Place::new(place), head.deadline, 0);
@@ -410,7 +429,7 @@ impl Core {
         let Some(cell) = self.table.borrow().state(place).cloned() else { return };
         let turns: Vec<u32> = self.table.borrow().turns_of(place).collect();
         for turn in turns {
-            self.reset_turn(desk, turn);
+            self.end_turn(desk, turn, ErrorKind::Reset);
         }
         self.named.borrow_mut().remove(place);
         self.restart(desk, place, cell.id().clone());
@@ -423,7 +442,8 @@ impl Core {
         self.effect(Effect::Notice(Notice::Panicked { entity, method }));
     }
 
-    fn reset_turn(&self, desk: &Desk, turn: u32) {
+    /// Ends a turn that has not ended by itself: whoever called it does not learn how far it came.
+    pub(crate) fn end_turn(&self, desk: &Desk, turn: u32, kind: ErrorKind) {
         let Some((running, caller)) = self.task(turn, |task| (task.running.take(), task.caller))
         else {
             return;
@@ -438,7 +458,7 @@ impl Core {
         self.withdraw_sections(mail, turn);
         self.drop_running(desk, turn, running);
         self.close_turn(desk, turn);
-        let error = CallError::new(ErrorKind::Reset, Ran::Unknown, path.chain());
+        let error = CallError::new(kind, Ran::Unknown, path.chain());
         self.answer(desk, caller, Answer::Failed(error));
     }
 

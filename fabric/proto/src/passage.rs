@@ -194,6 +194,17 @@ impl<W> Passage<W> {
         self.returned.push_back(one);
     }
 
+    /// Takes out those that `goes` says yes to.
+    pub fn extract(&mut self, goes: impl Fn(&W) -> bool) -> Vec<W> {
+        let mut gone = Vec::new();
+        for list in [&mut self.returned, &mut self.waiting] {
+            for one in std::mem::take(list) {
+                if goes(&one) { gone.push(one) } else { list.push_back(one) }
+            }
+        }
+        gone
+    }
+
     /// Takes out all that waits (**PA1**).
     pub fn take(&mut self) -> impl Iterator<Item = W> + use<W> {
         let (returned, waiting) =
@@ -232,7 +243,9 @@ mod tests {
         passage.give_back(1);
         passage.wait(4);
         passage.give_back(2);
+        passage.wait(5);
         assert_eq!(passage.verdict(2, A, false), Verdict::Wait);
+        assert_eq!(passage.extract(|one| *one == 5), [5]);
         assert_eq!(passage.flushed(2, Emptying::default()), Ok(true));
         assert_eq!(passage.take().collect::<Vec<u32>>(), [1, 2, 3, 4]);
         assert!(passage.is_empty());

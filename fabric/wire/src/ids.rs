@@ -91,6 +91,12 @@ impl ClassId {
     pub const fn as_u16(self) -> u16 {
         self.0
     }
+
+    /// The id that the wire carried as `id`.
+    #[must_use]
+    pub const fn from_u16(id: u16) -> Self {
+        Self(id)
+    }
 }
 
 /// A method of an entity type, known by both names alone (**W1**).

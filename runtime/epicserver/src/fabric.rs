@@ -26,10 +26,10 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use epicserver_entity::{MethodInfo, Registry};
 use epicserver_link::driver::Form;
 use epicserver_link::{Address, Down};
-use epicserver_proto::Directory;
 use epicserver_proto::link::{self, FabricKey};
 use epicserver_proto::session::Window;
 use epicserver_proto::view::Share;
+use epicserver_proto::{Directory, Ownership};
 use epicserver_shard::{Host, Inlets, IoMode, IoOptions, Order, Report, StopOnPanic, Wires};
 use epicserver_wire::NodeId;
 use epicserver_wire::header::Credit;
@@ -39,6 +39,8 @@ use crate::discovery::{Discovery, DiscoveryError};
 use dials::{Dials, REDIAL};
 use ways::Ways;
 
+/// The number of every view: nodes do not agree on theirs yet, so none is later than another.
+const VIEW: u64 = 1;
 /// How long a member may be unreachable before it is none any more.
 const GRACE: Duration = Duration::from_secs(3);
 /// How long the control thread waits for news of the run directory before it looks at its links.
@@ -379,7 +381,8 @@ impl Control {
             return;
         }
         tracing::info!(members = members.len(), "the members of the fabric");
-        self.inlets.members(me, &Arc::new(Directory::of(members.iter().copied().map(Share::of))));
+        let directory = Arc::new(Directory::of(members.iter().copied().map(Share::of)));
+        self.inlets.view(&Arc::new(Ownership::whole(VIEW, me, directory)));
         self.members = members;
         *open = true;
         gate.opened.notify_all();

@@ -48,7 +48,7 @@ pub struct Options {
     pub run_dir: Option<PathBuf>,
     /// How it reaches other nodes, if it does.
     pub io: Option<IoOptions>,
-    /// Whether there may be other nodes: then calls wait until [`Inlets::members`] was called.
+    /// Whether there may be other nodes: then calls wait until [`Inlets::view`] was called.
     pub fabric: bool,
     /// What tells the chains of its shards apart from those of other nodes: a random number.
     pub origin: u32,
@@ -334,6 +334,7 @@ fn config(options: &Options, index: usize, shards: u16, door: &Arc<Door>) -> Con
         direct: options.direct,
         seed,
         wakes: Arc::clone(door) as Arc<dyn WakeSink>,
+        fault: None,
     }
 }
 

@@ -19,8 +19,8 @@ use crossbeam_channel::Sender;
 use crossbeam_queue::{ArrayQueue, SegQueue};
 use epicserver_entity::{Answer, Gateway, Pending, Request, TurnId};
 use epicserver_node::{Inlet, RootTask, WakeSink};
-use epicserver_proto::Directory;
-use epicserver_wire::{CallError, ChainId, ErrorKind, NodeId, Ran, limits};
+use epicserver_proto::Ownership;
+use epicserver_wire::{CallError, ChainId, ErrorKind, Ran, limits};
 
 use crate::park::Unparker;
 
@@ -28,7 +28,7 @@ use crate::park::Unparker;
 pub(crate) enum Control {
     Outside(Inlet),
     Root(RootTask),
-    Members { me: NodeId, directory: Arc<Directory> },
+    View(Arc<Ownership>),
     Stop,
     Probe(Sender<Probe>),
     Close,
@@ -151,10 +151,10 @@ impl Inlets {
         self.doors.len()
     }
 
-    /// These are the members of the fabric from now on, of which this node is `me`.
-    pub fn members(&self, me: NodeId, directory: &Arc<Directory>) {
+    /// This is who owns what from now on.
+    pub fn view(&self, ownership: &Arc<Ownership>) {
         for shard in 0..self.doors.len() {
-            self.put(shard, Control::Members { me, directory: Arc::clone(directory) });
+            self.put(shard, Control::View(Arc::clone(ownership)));
         }
     }
 }

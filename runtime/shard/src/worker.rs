@@ -159,7 +159,7 @@ impl Worker {
         let event = match control {
             Control::Outside(inlet) => Event::Outside(inlet),
             Control::Root(task) => Event::Root(task),
-            Control::Members { me, directory } => Event::Members { me, directory },
+            Control::View(ownership) => Event::View(ownership),
             Control::Stop => Event::Stop,
             Control::Close => {
                 self.closing = true;
@@ -248,6 +248,9 @@ impl Worker {
                 let answer = Answer::Bytes(random_bytes(len));
                 self.shard.handle(time, Event::Completed { token, answer }, &mut self.effects);
             }
+            // Each node has a view of its own, which it serves whole: nobody waits for its slots, and no
+            // view is later than another.
+            Effect::Drained { .. } | Effect::Behind { .. } => {}
             Effect::Notice(notice) => report(&notice),
         }
     }

@@ -11,6 +11,7 @@
 //! # Not here
 //! When a chunk leaves: that is `epicserver_proto::transfers`'.
 
+use epicserver_entity::Request;
 use epicserver_proto::transfers::Chunk;
 use epicserver_wire::frame::{Frame, FrameMut, padded};
 use epicserver_wire::header::{Header, Opened};
@@ -78,6 +79,8 @@ pub(crate) struct Bulk {
 pub(crate) enum Source {
     Call(Posted),
     Answer(Outcome),
+    /// A call that goes back whole.
+    Returned(Request),
 }
 
 impl Bulk {
@@ -107,6 +110,7 @@ impl Source {
         match self {
             Self::Call(posted) => posted.request.encode_args_to(out),
             Self::Answer(outcome) => outcome.encode(out),
+            Self::Returned(request) => request.encode_args_to(out),
         }
     }
 

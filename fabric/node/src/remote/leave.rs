@@ -6,16 +6,23 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use epicserver_entity::Request;
+use epicserver_proto::SlotId;
+use epicserver_proto::passage::Emptying;
 use epicserver_proto::transfers::{self, Chunk};
 use epicserver_wire::frame::{Frame, FrameMut};
 use epicserver_wire::header::{self, Credit, Header, Kind, Opened};
+use epicserver_wire::rkyv::ser::Writer as _;
 use epicserver_wire::{
     CallError, ChainId, EntityId, ErrorKind, Out, Path, Ran, ShardId, Time, Token, Unwritten,
 };
 
 use super::bulk::{Bulk, Source, Text};
-use super::link::{Answering, Held, Left, Link, Outcome, Posted};
+use super::link::{Answering, Back, Held, Left, Link, Outcome, Posted};
 use crate::Effect;
+
+/// Bytes of a slot in the answer to a flush.
+pub(super) const SLOT_BYTES: usize = 4;
 
 /// Why something stays where it is.
 #[derive(Debug, PartialEq, Eq)]
@@ -34,9 +41,12 @@ impl Link {
         shard: ShardId,
         posted: Posted,
         out: &mut Vec<Effect>,
-    ) -> Result<Option<Left>, Posted> {
+    ) -> Result<Left, Posted> {
         if self.differs(posted.request.method().id) {
-            return Ok(Some(Left::Refused(posted)));
+            return Ok(Left::Refused(posted));
+        }
+        if self.passages[shard.index()].say(self.view) && !self.announce(shard, out) {
+            return Err(posted);
         }
         let head = posted.request.head();
         let kind = if posted.token.is_some() { Kind::Call } else { Kind::Tell };
@@ -52,18 +62,28 @@ impl Link {
         match self.write(header, callee, &|out| request.encode_args_to(out), out) {
             Ok(Written::Whole(bytes)) => {
                 self.session.sent(shard, Credit::units_of(bytes));
-                Ok(Some(Left::Sent(posted)))
+                Ok(Left::Sent(posted, self.id))
             }
             Ok(Written::Long(text)) => {
                 self.session.sent(shard, 1);
-                let (maker, to) = (posted.maker, posted.request.to().clone());
+                let (maker, to, token) = (posted.maker, posted.request.to().clone(), posted.token);
                 let transfer = self.begin(shard, text, Source::Call(posted));
                 self.held.push(Held { shard, transfer, maker, to, behind: VecDeque::new() });
-                Ok(None)
+                Ok(Left::Begun(token))
             }
             Err(Stay::NoSlot) => Err(posted),
-            Err(Stay::Malformed) => Ok(Some(Left::Refused(posted))),
+            Err(Stay::Malformed) => Ok(Left::Refused(posted)),
         }
+    }
+
+    /// Says under which view the next messages to a shard are. Says whether there was a slot for it.
+    fn announce(&mut self, shard: ShardId, out: &mut Vec<Effect>) -> bool {
+        let header = Header::new(Kind::Flush, self.me, shard).under(self.view);
+        let said = self.append_in_room(&header, out);
+        if said {
+            self.passages[shard.index()].announced(self.view);
+        }
+        said
     }
 
     fn begin(&mut self, shard: ShardId, text: Text, of: Source) -> Token {
@@ -151,12 +171,21 @@ impl Link {
         }
     }
 
-    /// Everything that may leave does, and the open frame with it. What could leave gives its fate.
-    pub(crate) fn flush(&mut self, now: Time, out: &mut Vec<Effect>, left: &mut Vec<Left>) {
+    /// Everything that may leave does, and the open frame with it. What could leave gives its fate. What waits may
+    /// not have to leave any more: `look` says what it is now.
+    pub(crate) fn flush(
+        &mut self,
+        now: Time,
+        out: &mut Vec<Effect>,
+        left: &mut Vec<Left>,
+        look: &Look<'_>,
+    ) {
         self.flush_answers(out);
-        self.flush_lanes(now, out, left);
+        self.flush_backs(now, out);
+        self.flush_lanes(now, out, left, look);
+        self.flush_flushes(out);
         self.flush_cancels();
-        self.flush_transfers(now, out, left);
+        self.flush_transfers(now, out, left, look);
         self.flush_credits(out);
         if let Some(open) = self.open.take() {
             self.transmit(open, None, out);
@@ -171,22 +200,139 @@ impl Link {
         }
     }
 
-    fn flush_lanes(&mut self, now: Time, out: &mut Vec<Effect>, left: &mut Vec<Left>) {
+    fn flush_backs(&mut self, now: Time, out: &mut Vec<Effect>) {
+        if self.backs.is_empty() {
+            return;
+        }
+        let shards: Vec<ShardId> = self.backs.keys().copied().collect();
+        for shard in shards {
+            // What was given back keeps its order: a long one is waited for.
+            while !self.returning.contains_key(&shard)
+                && let Some(back) = self.backs.get_mut(&shard).and_then(VecDeque::pop_front)
+            {
+                if let Err(stays) = self.write_back(now, shard, back, out) {
+                    self.backs.entry(shard).or_default().push_front(stays);
+                    return;
+                }
+            }
+        }
+        self.backs.retain(|_, backs| !backs.is_empty());
+    }
+
+    fn write_back(
+        &mut self,
+        now: Time,
+        shard: ShardId,
+        back: Back,
+        out: &mut Vec<Effect>,
+    ) -> Result<(), Back> {
+        let header = |kind, view| Header::new(kind, self.me, shard).under(view);
+        match back {
+            Back::Moved { token, view } => {
+                let header = Header { token, ..header(Kind::Moved, view) };
+                if self.append_in_room(&header, out) { Ok(()) } else { Err(back) }
+            }
+            Back::Flushed { view, ref emptying } => {
+                let (method, slots) = self.listed(emptying);
+                let header = Header { method, ..header(Kind::Flushed, view) };
+                let written = self.write(
+                    header,
+                    None,
+                    &|out| out.write(&slots).map_err(|_| Unwritten::Full),
+                    out,
+                );
+                if written.is_ok() { Ok(()) } else { Err(back) }
+            }
+            Back::Returned { request, view } => {
+                self.write_returned(now, shard, (request, view), out)
+            }
+        }
+    }
+
+    /// The payload of an answer to a flush, and whether there are more slots than it lists.
+    fn listed(&self, emptying: &Emptying) -> (u32, Vec<u8>) {
+        let room = self.slots.slot_bytes().min(self.bulk_bytes).saturating_sub(header::CORE_BYTES);
+        match emptying {
+            Emptying::These(slots) if slots.len() * SLOT_BYTES <= room => {
+                let slot = |slot: &SlotId| {
+                    let [a, b] = slot.class.as_u16().to_le_bytes();
+                    let [c, d] = slot.index.to_le_bytes();
+                    [a, b, c, d]
+                };
+                (0, slots.iter().flat_map(slot).collect())
+            }
+            Emptying::These(_) | Emptying::Any => (Header::MORE, Vec::new()),
+        }
+    }
+
+    fn write_returned(
+        &mut self,
+        now: Time,
+        shard: ShardId,
+        (request, view): (Request, u64),
+        out: &mut Vec<Effect>,
+    ) -> Result<(), Back> {
+        let head = request.head();
+        let left = (head.deadline != Time::MAX).then(|| head.deadline.since(now));
+        let header = Header {
+            method: request.method().id.as_u32(),
+            left: Header::units_left(left),
+            ..Header::new(Kind::Returned, self.me, shard)
+        };
+        let callee = Some((&head.to, &head.path));
+        let encode = |out: &mut Out<'_>| request.encode_args_to(out);
+        match self.write(header.under(view), callee, &encode, out) {
+            Err(Stay::NoSlot) => return Err(Back::Returned { request, view }),
+            Ok(Written::Whole(_)) | Err(Stay::Malformed) => self.spent.push(request),
+            Ok(Written::Long(text)) => {
+                let transfer = self.begin(shard, text, Source::Returned(request));
+                self.returning.insert(shard, transfer);
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks shards to decide what was said to them, behind all that was.
+    fn flush_flushes(&mut self, out: &mut Vec<Effect>) {
+        for _ in 0..self.flushes.len() {
+            let Some(asking) = self.flushes.pop_front() else { return };
+            let (shard, view) = (asking.shard, asking.view);
+            let leaves = |transfer: &Token| self.bulk.contains_key(&(shard, *transfer));
+            let header =
+                Header { method: Header::ANSWER, ..Header::new(Kind::Flush, self.me, shard) };
+            let early = asking.after.iter().any(leaves);
+            if early || !self.append_in_room(&header.under(view), out) {
+                self.flushes.push_back(asking);
+            }
+        }
+    }
+
+    fn flush_lanes(
+        &mut self,
+        now: Time,
+        out: &mut Vec<Effect>,
+        left: &mut Vec<Left>,
+        look: &Look<'_>,
+    ) {
         if self.waiting == 0 {
             return;
         }
         for index in 0..self.lanes.len() {
             let shard = ShardId::new(u16::try_from(index).unwrap_or(u16::MAX));
             while self.may_send(shard) {
-                let Some(posted) = self.lanes[index].pop_front() else { break };
+                let Some(mut posted) = self.lanes[index].pop_front() else { break };
                 self.waiting -= 1;
+                if look(&mut posted) {
+                    left.push(Left::Late(posted));
+                    continue;
+                }
                 if let Some(held) = self.held_for(&posted) {
                     self.waiting += 1;
                     self.held[held].behind.push_back(posted);
                     continue;
                 }
                 match self.write_call(now, shard, posted, out) {
-                    Ok(fate) => left.extend(fate),
+                    Ok(fate) => left.push(fate),
                     Err(posted) => {
                         self.lanes[index].push_front(posted);
                         self.waiting += 1;
@@ -214,7 +360,13 @@ impl Link {
         fits
     }
 
-    fn flush_transfers(&mut self, now: Time, out: &mut Vec<Effect>, left: &mut Vec<Left>) {
+    fn flush_transfers(
+        &mut self,
+        now: Time,
+        out: &mut Vec<Effect>,
+        left: &mut Vec<Left>,
+        look: &Look<'_>,
+    ) {
         let shards: Vec<ShardId> = self.transfers.keys().copied().collect();
         for shard in shards {
             while let Some(chunk) = self.next_chunk(shard, out) {
@@ -222,7 +374,9 @@ impl Link {
                 if chunk.last {
                     left.extend(self.end_transfer(shard, chunk.transfer));
                     self.release(shard, chunk.transfer);
-                    self.flush_lanes(now, out, left);
+                    self.flush_backs(now, out);
+                    self.flush_lanes(now, out, left, look);
+                    self.flush_flushes(out);
                 }
             }
         }
@@ -261,9 +415,14 @@ impl Link {
     /// The last chunk of a message has left. If it was a call, that is its fate.
     fn end_transfer(&mut self, shard: ShardId, transfer: Token) -> Option<Left> {
         match self.bulk.remove(&(shard, transfer))?.of {
-            Source::Call(posted) => Some(Left::Sent(posted)),
+            Source::Call(posted) => Some(Left::Sent(posted, self.id)),
             Source::Answer(outcome) => {
                 self.spent.extend(outcome.spent());
+                None
+            }
+            Source::Returned(request) => {
+                self.spent.push(request);
+                self.returning.remove(&shard);
                 None
             }
         }
@@ -316,6 +475,8 @@ enum Written {
     Long(Text),
 }
 
+/// Whether a call that waits is late; if its maker has given up the answer, it goes on as a tell.
+pub(crate) type Look<'a> = dyn Fn(&mut Posted) -> bool + 'a;
 pub(crate) type Encode<'a> = dyn Fn(&mut Out<'_>) -> Result<(), Unwritten> + 'a;
 
 fn plus(a: Credit, b: Credit) -> Credit {

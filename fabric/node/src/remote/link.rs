@@ -12,6 +12,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use epicserver_entity::{Place, Request};
+use epicserver_proto::passage::{Emptying, Passage};
 use epicserver_proto::session::Session;
 use epicserver_proto::spares::Spares;
 use epicserver_proto::transfers;
@@ -35,6 +36,19 @@ pub(crate) struct Posted {
     pub(crate) token: Option<Token>,
     /// Which activation made it; with its callee, the pair whose order is kept.
     pub(crate) maker: Place,
+    /// Whoever lost its slot has given it back.
+    pub(crate) tried: bool,
+}
+
+impl Posted {
+    /// It is not known any more which activation made it: it may have been any.
+    pub(crate) const ANY: Place = Place::new(u32::MAX - 1);
+
+    fn pairs_with(&self, held: &Held) -> bool {
+        let any = |maker: Place| maker == Self::ANY;
+        let same = self.maker == held.maker || any(self.maker) || any(held.maker);
+        same && held.to == *self.request.to()
+    }
 }
 
 /// What an answer says.
@@ -52,13 +66,37 @@ pub(crate) struct Answering {
     pub(crate) outcome: Outcome,
 }
 
+/// Something about calls of the peer that have not begun. What is said to one shard keeps its order.
+#[derive(Debug)]
+pub(crate) enum Back {
+    /// This one has to go elsewhere.
+    Moved { token: Token, view: u64 },
+    /// So has this one, for whose reply nobody waits.
+    Returned { request: Request, view: u64 },
+    /// No other that came before the flush has.
+    Flushed { view: u64, emptying: Emptying },
+}
+
 /// What became of a call that was posted and left.
 #[derive(Debug)]
 pub(crate) enum Left {
-    /// It is under way; the request is kept for the reply.
-    Sent(Posted),
+    /// It is under way, by this link; the request is kept for the reply.
+    Sent(Posted, LinkId),
+    /// Its first bytes are under way, and the others follow.
+    Begun(Option<Token>),
     /// It cannot be written.
     Refused(Posted),
+    /// Its deadline has passed before it could leave.
+    Late(Posted),
+}
+
+/// A shard is to be asked to decide what was said to it.
+#[derive(Debug)]
+pub(super) struct Asking {
+    pub(super) shard: ShardId,
+    pub(super) view: u64,
+    /// Calls whose last bytes have to leave before.
+    pub(super) after: Vec<Token>,
 }
 
 /// Calls of a pair that wait for a transfer of the same pair.
@@ -81,6 +119,16 @@ pub(crate) struct Link {
     /// Messages above so many bytes leave in chunks.
     pub(super) bulk_bytes: usize,
     pub(crate) session: Session,
+    /// The view that what leaves is said under.
+    pub(crate) view: u64,
+    /// The ways to the peer's shards.
+    pub(crate) passages: Vec<Passage<Posted>>,
+    /// The views that the peer's shards have announced.
+    views: Vec<u64>,
+    pub(super) flushes: VecDeque<Asking>,
+    /// What goes back to the peer's shards, and what of it is leaving in chunks.
+    pub(super) backs: BTreeMap<ShardId, VecDeque<Back>>,
+    pub(super) returning: BTreeMap<ShardId, Token>,
     pub(super) open: Option<FrameMut>,
     pub(super) lanes: Vec<VecDeque<Posted>>,
     pub(super) waiting: usize,
@@ -98,7 +146,7 @@ pub(crate) struct Link {
 }
 
 impl Link {
-    pub(crate) fn new(up: &LinkUp, me: ShardId, spares: &Arc<Spares>) -> Self {
+    pub(crate) fn new(up: &LinkUp, me: ShardId, spares: &Arc<Spares>, view: u64) -> Self {
         let shards = up.shards.max(1);
         Self {
             id: up.link,
@@ -107,6 +155,12 @@ impl Link {
             differing: Arc::clone(&up.differing),
             bulk_bytes: up.bulk_bytes,
             session: Session::new(shards, up.theirs, up.ours),
+            view,
+            passages: (0..shards).map(|_| Passage::default()).collect(),
+            views: vec![0; usize::from(shards)],
+            flushes: VecDeque::new(),
+            backs: BTreeMap::new(),
+            returning: BTreeMap::new(),
             open: None,
             lanes: (0..shards).map(|_| VecDeque::new()).collect(),
             waiting: 0,
@@ -125,6 +179,8 @@ impl Link {
     pub(crate) fn is_settled(&self) -> bool {
         self.waiting == 0
             && self.answers.is_empty()
+            && self.flushes.is_empty()
+            && self.backs.is_empty()
             && self.transfers.values().all(transfers::Outgoing::is_empty)
     }
 
@@ -138,7 +194,19 @@ impl Link {
         !self.differing.is_empty() && self.differing.binary_search(&method).is_ok()
     }
 
-    pub(super) fn lane_of(&self, to: &EntityId) -> ShardId {
+    /// The view that a shard there has announced.
+    pub(crate) fn view_of(&self, shard: ShardId) -> u64 {
+        self.views.get(shard.index()).copied().unwrap_or(0)
+    }
+
+    /// A shard there speaks under `view` from now on.
+    pub(crate) fn announced(&mut self, shard: ShardId, view: u64) {
+        if let Some(known) = self.views.get_mut(shard.index()) {
+            *known = view.max(*known);
+        }
+    }
+
+    pub(crate) fn lane_of(&self, to: &EntityId) -> ShardId {
         to.shard(u16::try_from(self.lanes.len()).unwrap_or(u16::MAX))
     }
 
@@ -165,11 +233,30 @@ impl Link {
             return None;
         }
         match self.write_call(now, shard, posted, out) {
-            Ok(left) => left,
+            Ok(left) => Some(left),
             Err(posted) => {
                 self.wait(shard, posted);
                 None
             }
+        }
+    }
+
+    /// Posts a call that leaves now, or is given back.
+    ///
+    /// # Errors
+    /// The call, if anything has to leave before it.
+    pub(crate) fn post_now(
+        &mut self,
+        now: Time,
+        posted: Posted,
+        out: &mut Vec<Effect>,
+    ) -> Result<Left, Posted> {
+        let shard = self.lane_of(posted.request.to());
+        let free = self.lanes.get(shard.index()).is_none_or(VecDeque::is_empty);
+        if free && self.held_for(&posted).is_none() && self.may_send(shard) {
+            self.write_call(now, shard, posted, out)
+        } else {
+            Err(posted)
         }
     }
 
@@ -181,8 +268,7 @@ impl Link {
     }
 
     pub(super) fn held_for(&self, posted: &Posted) -> Option<usize> {
-        let pair = |held: &Held| held.maker == posted.maker && held.to == *posted.request.to();
-        self.held.iter().position(pair)
+        self.held.iter().position(|held| posted.pairs_with(held))
     }
 
     /// A lane carries a message only if it could carry the longest that fits a slot.
@@ -224,29 +310,11 @@ impl Link {
         self.cancelled.insert((shard, token));
     }
 
-    /// Every call that has not left.
-    pub(crate) fn posted(&mut self) -> impl Iterator<Item = &mut Posted> {
-        let held = self.held.iter_mut().flat_map(|held| &mut held.behind);
-        self.lanes.iter_mut().flatten().chain(held)
-    }
-
-    /// Takes back a call that has not left.
-    pub(crate) fn withdraw(&mut self, token: Token) -> Option<Posted> {
-        let queues = self.lanes.iter_mut().chain(self.held.iter_mut().map(|held| &mut held.behind));
-        for queue in queues {
-            if let Some(at) = queue.iter().position(|posted| posted.token == Some(token)) {
-                self.waiting -= 1;
-                return queue.remove(at);
-            }
-        }
-        None
-    }
-
     /// Nobody waits any more for the reply to a call that is leaving. Says whether it is one.
     pub(crate) fn give_up(&mut self, token: Token) -> bool {
         let calls = self.bulk.values_mut().filter_map(|bulk| match &mut bulk.of {
             Source::Call(posted) => Some(posted),
-            Source::Answer(_) => None,
+            Source::Answer(_) | Source::Returned(_) => None,
         });
         let Some(posted) = calls.into_iter().find(|posted| posted.token == Some(token)) else {
             return false;
@@ -264,17 +332,61 @@ impl Link {
             match bulk.of {
                 Source::Call(posted) => calls.push(posted),
                 Source::Answer(outcome) => self.spent.extend(outcome.spent()),
+                Source::Returned(request) => self.spent.push(request),
+            }
+        }
+        for back in std::mem::take(&mut self.backs).into_values().flatten() {
+            match back {
+                Back::Returned { request, .. } => self.spent.push(request),
+                Back::Moved { .. } | Back::Flushed { .. } => {}
             }
         }
         calls
     }
 
-    /// Takes back everything that has not left, what waited for a transfer first: calls of the same pair
-    /// that wait in a lane were made later (**R3**).
-    pub(crate) fn withdraw_all(&mut self) -> Vec<Posted> {
-        self.waiting = 0;
-        let held = self.held.drain(..).flat_map(|held| held.behind);
-        held.chain(self.lanes.iter_mut().flat_map(std::mem::take)).collect()
+    /// Takes back what has not left and `goes` says yes to, what waited for a transfer first: calls of the same
+    /// pair that wait in a lane were made later (**R3**).
+    pub(crate) fn withdraw(&mut self, goes: impl Fn(&Posted) -> bool) -> Vec<Posted> {
+        let mut gone = Vec::new();
+        if self.waiting == 0 {
+            return gone;
+        }
+        for queue in self.held.iter_mut().map(|held| &mut held.behind).chain(&mut self.lanes) {
+            for posted in std::mem::take(queue) {
+                if goes(&posted) { gone.push(posted) } else { queue.push_back(posted) }
+            }
+        }
+        self.waiting -= gone.len();
+        gone
+    }
+
+    /// A shard of the peer is to decide what was said to it before.
+    pub(crate) fn push_flush(&mut self, shard: ShardId, view: u64) {
+        let calls = self
+            .bulk
+            .iter()
+            .filter(|((to, _), bulk)| *to == shard && matches!(bulk.of, Source::Call(_)));
+        let after = calls.map(|((_, transfer), _)| *transfer).collect();
+        self.flushes.push_back(Asking { shard, view, after });
+    }
+
+    /// Gives a call of a shard of the peer back; whole, if nobody there has it any more.
+    pub(crate) fn give_back(&mut self, shard: ShardId, token: Option<Token>, request: Request) {
+        let view = self.view;
+        let kept = token.filter(|token| !self.cancelled.remove(&(shard, *token)));
+        let back = match kept {
+            Some(token) => {
+                self.spent.push(request);
+                Back::Moved { token, view }
+            }
+            None => Back::Returned { request, view },
+        };
+        self.push_back(shard, back);
+    }
+
+    /// Says something about calls of a shard of the peer, behind all that was said of them before.
+    pub(crate) fn push_back(&mut self, shard: ShardId, back: Back) {
+        self.backs.entry(shard).or_default().push_back(back);
     }
 }
 
