@@ -17,7 +17,7 @@ use epicserver_entity::{
     Syscall, TurnId, Waiter,
 };
 use epicserver_proto::wheel::{TimerId, Wheel};
-use epicserver_proto::{Activations, Admission, Waiting};
+use epicserver_proto::{Activations, Admission, Seen, Waiting};
 use epicserver_wire::{
     CallError, ChainId, ErrorKind, Path, Progress, Ran, ShardId, Time, Token, limits,
 };
@@ -608,17 +608,14 @@ impl Host for Core {
         if !self.direct_calls.get() {
             return None;
         }
-        let place = self.place_here(head)?;
-        head.place = Place::new(place);
+        let last = Seen { place: head.place.index(), birth: head.birth };
         let mut table = self.table.borrow_mut();
-        if !table.is_open(place, false) {
-            return None;
-        }
-        let newly = table.touch(place, self.now.get());
-        let cell = Rc::clone(table.state(place)?);
+        let open = table.open(&head.to, last, self.now.get(), |cell, id| cell.id() == id)?;
         drop(table);
+        let (Seen { place, birth }, cell) = (open.seen, open.state);
+        (head.place, head.birth) = (Place::new(place), birth);
         self.direct.set(self.direct.get() + 1);
-        if newly {
+        if open.newly {
             self.measure(place, &cell);
         }
         Some(cell)

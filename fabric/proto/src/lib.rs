@@ -15,7 +15,7 @@ pub mod transfers;
 pub mod view;
 pub mod wheel;
 
-pub use activations::{Activations, Admission, NoRoom, Waiting};
+pub use activations::{Activations, Admission, NoRoom, Open, Seen, Waiting};
 pub use directory::{Directory, SLOTS};
 pub use ownership::{Epoch, Ownership, Standing};
 pub use slab::Slab;
