@@ -160,14 +160,25 @@ impl Tickets {
         Some(Token::new(index, 0))
     }
 
-    /// A token for a call that has not left yet; gives the call back if the table is full (**C2**).
+    /// A token for a call that has not left yet; `None` if the table is full (**C2**).
     #[inline]
-    pub(crate) fn make(&mut self, request: Request) -> Result<Token, Request> {
-        let Some(token) = self.insert(Phase::Made, false) else { return Err(request) };
-        if let Some(ticket) = self.tickets.get_mut(token.index() as usize) {
+    pub(crate) fn reserve(&mut self) -> Option<Token> {
+        self.insert(Phase::Made, false)
+    }
+
+    /// Keeps the call of a token that was reserved, until it leaves.
+    pub(crate) fn keep(&mut self, token: Token, request: Request) {
+        if let Some(ticket) = self.get(token) {
             ticket.made = Some(request);
         }
-        Ok(token)
+    }
+
+    /// The call of `token`, which was only reserved, has left: from now on the token waits.
+    #[inline]
+    pub(crate) fn sent(&mut self, token: Token) {
+        if let Some(ticket) = self.get(token) {
+            ticket.phase = Phase::Sent;
+        }
     }
 
     /// A token for a syscall that leaves now; `None` if the table is full (**C2**).

@@ -14,6 +14,7 @@ use std::rc::Rc;
 use epicserver_entity::{
     AnyCell, Desk, Entry, Head, Host, MethodInfo, Mode, Place, Request, Running, Syscall, TurnId,
 };
+use epicserver_proto::Seen;
 use epicserver_wire::{CallError, Path, ShardId, Token};
 
 use crate::core::Core;
@@ -39,17 +40,14 @@ impl Host for Core {
         if !self.direct_calls.get() {
             return None;
         }
-        let place = self.place_here(head)?;
-        head.place = Place::new(place);
+        let last = Seen { place: head.place.index(), birth: head.birth };
         let mut table = self.table.borrow_mut();
-        if !table.is_open(place, false) {
-            return None;
-        }
-        let newly = table.touch(place, self.now.get());
-        let cell = Rc::clone(table.state(place)?);
+        let open = table.open(&head.to, last, self.now.get(), |cell, id| cell.id() == id)?;
         drop(table);
+        let (Seen { place, birth }, cell) = (open.seen, open.state);
+        (head.place, head.birth) = (Place::new(place), birth);
         self.direct.set(self.direct.get() + 1);
-        if newly {
+        if open.newly {
             self.measure(place, &cell);
         }
         Some(cell)

@@ -69,6 +69,7 @@ pub struct NoRoom;
 struct Activation<S> {
     state: S,
     hash: u64,
+    birth: u32,
     links: Links,
     slot: Link,
     first_mail: u32,
@@ -83,6 +84,18 @@ struct Activation<S> {
     passes: bool,
     /// Its slot goes away (**A7**).
     emptied: bool,
+}
+
+impl<S: Clone> Activation<S> {
+    /// What a shared call needs to run at once; `None` if somebody waits or holds it.
+    #[inline]
+    fn open(&self, place: u32) -> Option<Open<S>> {
+        if self.mails > 0 || self.holder != NONE || self.emptied {
+            return None;
+        }
+        let seen = Seen { place, birth: self.birth };
+        Some(Open { seen, state: self.state.clone(), newly: false })
+    }
 }
 
 #[derive(Debug)]
@@ -114,6 +127,27 @@ pub struct Activations<S, W> {
     bytes_max: u64,
     origin: u32,
     sections: u64,
+    births: u32,
+}
+
+/// Where an activation is, as whoever found it remembers it. A later one at the same place has another birth.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Seen {
+    /// Its place.
+    pub place: u32,
+    /// Its birth, which is not 0.
+    pub birth: u32,
+}
+
+/// An activation that a call may run on at once.
+#[derive(Debug)]
+pub struct Open<S> {
+    /// Where it is.
+    pub seen: Seen,
+    /// Its handle.
+    pub state: S,
+    /// Whether this is its first use at this time.
+    pub newly: bool,
 }
 
 impl<S, W: Waiting> Activations<S, W> {
@@ -132,6 +166,7 @@ impl<S, W: Waiting> Activations<S, W> {
             bytes_max,
             origin,
             sections: 0,
+            births: 0,
         }
     }
 
@@ -204,6 +239,33 @@ impl<S, W: Waiting> Activations<S, W> {
         self.index.find(id.hash(), same).copied()
     }
 
+    /// The activation of `id`, if a shared call may run on it at once ([`is_open`](Self::is_open)); it counts as
+    /// used at `now`. Where it was seen last is looked at first, and then nothing is compared but hashes: a birth
+    /// that comes again, after four thousand million others, does so at another hash.
+    #[inline]
+    pub fn open(
+        &mut self,
+        id: &EntityId,
+        last: Seen,
+        now: Time,
+        is: impl Fn(&S, &EntityId) -> bool,
+    ) -> Option<Open<S>>
+    where
+        S: Clone,
+    {
+        if let Some(activation) = self.activations.get(last.place)
+            && activation.birth == last.birth
+            && activation.hash == id.hash()
+            && activation.links.used == now
+        {
+            return activation.open(last.place);
+        }
+        let place = self.find(id, last.place, is)?;
+        let open = self.activations.get(place)?.open(place)?;
+        let newly = self.touch(place, now);
+        Some(Open { newly, ..open })
+    }
+
     /// Whether `bytes` more fit the budget.
     #[must_use]
     pub fn fits(&self, bytes: u32) -> bool {
@@ -228,9 +290,11 @@ impl<S, W: Waiting> Activations<S, W> {
         state: S,
         now: Time,
     ) -> Result<u32, NoRoom> {
+        self.births = self.births.checked_add(1).unwrap_or(1);
         let activation = Activation {
             state,
             hash,
+            birth: self.births,
             links: Links::new(list, now),
             slot: Link::new(slot),
             first_mail: NONE,

@@ -17,7 +17,7 @@ pub mod transfers;
 pub mod view;
 pub mod wheel;
 
-pub use activations::{Activations, Admission, NoRoom, Waiting};
+pub use activations::{Activations, Admission, NoRoom, Open, Seen, Waiting};
 pub use directory::{Directory, SLOTS};
 pub use ownership::{Epoch, Ownership, Site, SlotId, Standing};
 pub use slab::Slab;

@@ -265,34 +265,33 @@ impl fmt::Debug for LinkId {
 ///
 /// A token that was answered is never valid again: its place is reused under a new generation.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Token {
-    index: u32,
-    generation: u32,
-}
+pub struct Token(u64);
 
 impl Token {
     /// A token of place `index` in its `generation`-th use.
     #[must_use]
     pub const fn new(index: u32, generation: u32) -> Self {
-        Self { index, generation }
+        // One word: written as two halves, it could not be read as a whole before both had left the store buffer.
+        Self((generation as u64) << 32 | index as u64)
     }
 
     /// Its place in the shard's table.
     #[must_use]
+    #[expect(clippy::cast_possible_truncation, reason = "the low half")]
     pub const fn index(self) -> u32 {
-        self.index
+        self.0 as u32
     }
 
     /// Which use of that place it is.
     #[must_use]
     pub const fn generation(self) -> u32 {
-        self.generation
+        (self.0 >> 32) as u32
     }
 }
 
 impl fmt::Debug for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "#{}.{}", self.index, self.generation)
+        write!(f, "#{}.{}", self.index(), self.generation())
     }
 }
 

@@ -189,7 +189,8 @@ impl Host {
                 let claim = claims.pop_back();
                 let crowded = shared(claim.as_ref());
                 let (parker, unparker) = (io_parker, io_unparker.clone());
-                let seat = IoSeat { parker, unparker, policy, crowded, claim };
+                let crowd = Crowd::open().ok();
+                let seat = IoSeat { parker, unparker, policy, crowd, crowded, claim };
                 host.io_thread =
                     Some(IoThread::start(opening, seat).map_err(StartError::IoThread)?);
             } else {

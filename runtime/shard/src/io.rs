@@ -519,6 +519,14 @@ impl Endpoint {
         transports.chain(self.links.deadline()).min()
     }
 
+    /// Whether a round may find anything: what an idle loop asks between two rounds.
+    pub(crate) fn stirs(&mut self) -> bool {
+        self.driver.stirs()
+            || self.transports.iter().any(|transport| transport.stirs())
+            || self.ports.iter().any(|port| !port.from.is_empty())
+            || !self.wires.orders.is_empty()
+    }
+
     /// Whether somebody has given it something, or did not take what it had.
     pub(crate) fn has_work(&self) -> bool {
         !self.wires.orders.is_empty()

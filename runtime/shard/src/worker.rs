@@ -36,8 +36,10 @@ const RUN_BATCH: u32 = 64;
 const BUSY_ROUNDS: u32 = 4;
 /// Messages that have left before the shard is told so; it may hold far more unsent.
 const SENT_BATCH: u32 = 256;
-/// Rounds of an idle loop between two looks at the clock.
-const IDLE_ROUNDS: u32 = 8;
+/// Looks of an idle loop at what may have come, between two looks at the clock.
+pub(crate) const IDLE_LOOKS: u32 = 32;
+/// Looks at the clock of an idle loop that spins, between two whole rounds: some things only those find.
+pub(crate) const IDLE_CLOCKS: u32 = 4;
 
 /// The end of this shard towards another one.
 pub(crate) struct Peer {
@@ -82,33 +84,17 @@ impl Worker {
     pub(crate) fn run(mut self) {
         let mut time = now();
         let mut idle_since = time;
-        let (mut rounds, mut busy_rounds) = (0_u32, 0_u32);
+        let mut busy_rounds = 0_u32;
         while !self.closing {
-            // What comes over a link is handled, and answered, in one round.
-            let mut busy = self.endpoint.as_mut().is_some_and(|endpoint| endpoint.listen(time));
-            busy |= self.receive(time);
-            let due = self.shard.deadline().is_some_and(|deadline| deadline <= time);
-            let ran = due || self.shard.is_ready();
-            if ran {
-                self.shard.run(time, RUN_BATCH, &mut self.effects);
-                busy = true;
-            }
-            self.send(time);
-            busy |= self.endpoint.as_mut().is_some_and(|endpoint| endpoint.speak(time));
+            let (busy, ran) = self.round(time);
             if busy {
                 busy_rounds += 1;
-                if rounds > 0 || ran || busy_rounds % BUSY_ROUNDS == 0 {
+                if ran || busy_rounds.is_multiple_of(BUSY_ROUNDS) {
                     time = now();
                 }
                 idle_since = time;
-                rounds = 0;
-                continue;
-            }
-            rounds += 1;
-            if rounds % IDLE_ROUNDS == 0 {
-                time = self.be_idle(now(), idle_since);
             } else {
-                std::hint::spin_loop();
+                time = self.be_idle(idle_since);
             }
         }
         let time = now();
@@ -117,6 +103,41 @@ impl Worker {
             endpoint.shut_down(time);
         }
         self.door.close();
+    }
+
+    /// Does all that there is to do, but no more than a bounded part of it. Says whether that was anything, and
+    /// whether tasks ran.
+    fn round(&mut self, time: Time) -> (bool, bool) {
+        // What comes over a link is handled, and answered, in one round.
+        let mut busy = self.endpoint.as_mut().is_some_and(|endpoint| endpoint.listen(time));
+        busy |= self.receive(time);
+        let due = self.shard.deadline().is_some_and(|deadline| deadline <= time);
+        let ran = due || self.shard.is_ready();
+        if ran {
+            self.shard.run(time, RUN_BATCH, &mut self.effects);
+        }
+        self.send(time);
+        busy |= self.endpoint.as_mut().is_some_and(|endpoint| endpoint.speak(time));
+        (busy | ran, ran)
+    }
+
+    /// Whether a round may find anything; one look of an idle loop.
+    fn stirs(&mut self) -> bool {
+        std::hint::spin_loop();
+        self.has_come() || self.endpoint.as_mut().is_some_and(Endpoint::stirs)
+    }
+
+    /// Whether another thread has sent something.
+    fn has_come(&self) -> bool {
+        self.door.is_full()
+            || self.peers.iter().any(|peer| !peer.incoming.is_empty())
+            || self.outlet.as_ref().is_some_and(|outlet| !outlet.from.is_empty())
+    }
+
+    /// Whether something could not be sent to another thread.
+    fn has_unsent(&self) -> bool {
+        self.peers.iter().any(|peer| !peer.unsent.is_empty())
+            || self.outlet.as_ref().is_some_and(|outlet| !outlet.unsent.is_empty())
     }
 
     /// Takes what other threads have sent. Says whether there was anything.
@@ -256,22 +277,29 @@ impl Worker {
     }
 
     /// Waits a little, or a lot, for something to do. Says what time it is afterwards.
-    fn be_idle(&mut self, time: Time, since: Time) -> Time {
-        let nanos = time.as_nanos().saturating_sub(since.as_nanos());
-        let crowd = self.crowd.as_mut().is_some_and(|crowd| crowd.is_crowded(time.as_nanos()));
-        match self.policy.step(nanos, self.crowded || crowd) {
-            Step::Spin => {
-                std::hint::spin_loop();
-                return time;
+    fn be_idle(&mut self, since: Time) -> Time {
+        for _ in 0..IDLE_CLOCKS {
+            let time = now();
+            let nanos = time.as_nanos().saturating_sub(since.as_nanos());
+            let crowd = self.crowd.as_mut().is_some_and(|crowd| crowd.is_crowded(time.as_nanos()));
+            match self.policy.step(nanos, self.crowded || crowd) {
+                Step::Spin => {}
+                Step::Yield => std::thread::yield_now(),
+                Step::Park => {
+                    self.park(time);
+                    break;
+                }
             }
-            Step::Yield => std::thread::yield_now(),
-            Step::Park => self.park(time),
+            if (0..IDLE_LOOKS).any(|_| self.stirs()) {
+                break;
+            }
         }
         now()
     }
 
     fn park(&mut self, time: Time) {
         let timeout = self.shard.deadline().map(|deadline| deadline.since(time));
+        let timeout = if self.has_unsent() { Some(Duration::from_micros(50)) } else { timeout };
         let (peers, door, outlet) = (&self.peers, &self.door, &self.outlet);
         // H3: this runs with the flag up.
         let work = || {
@@ -279,9 +307,6 @@ impl Worker {
                 || peers.iter().any(|peer| !peer.incoming.is_empty())
                 || outlet.as_ref().is_some_and(|outlet| !outlet.from.is_empty())
         };
-        let unsent = peers.iter().any(|peer| !peer.unsent.is_empty())
-            || outlet.as_ref().is_some_and(|outlet| !outlet.unsent.is_empty());
-        let timeout = if unsent { Some(Duration::from_micros(50)) } else { timeout };
         if let Some(endpoint) = &mut self.endpoint {
             return endpoint.wait(&mut self.parker, (time, timeout), work);
         }
