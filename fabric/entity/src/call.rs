@@ -213,13 +213,12 @@ impl<M: Method> Call<M> {
             if let Some(outcome) = depart_alone::<M>(&current, token, envelope) {
                 return Poll::Ready(M::output(outcome));
             }
+        } else if let Some(request) = current.take_reply(token) {
+            return Poll::Ready(M::output(typed::<M>(request)));
         } else if let Some((request, terms)) = current.take_made(token)
             && let Some(outcome) = depart::<M>(&current, token, request, terms)
         {
             return Poll::Ready(M::output(outcome));
-        }
-        if let Some(request) = current.take_reply(token) {
-            return Poll::Ready(M::output(typed::<M>(request)));
         }
         current.poll_answer(token, cx).map(outcome_of::<M>)
     }

@@ -104,11 +104,11 @@ impl Host for Core {
     fn call(&self, desk: &Desk, token: Option<Token>, request: Request) {
         if let Some(token) = token {
             let turn = desk.turn().id;
-            if turn != TurnId::NONE {
-                self.asked(turn.index());
-                self.note(token, |note| note.maker = Some(turn.index()));
+            let maker = (turn != TurnId::NONE).then_some(turn.index());
+            if let Some(maker) = maker {
+                self.asked(maker);
             }
-            self.arm_call(token, request.head().deadline);
+            self.arm_call(token, request.head().deadline, maker);
         }
         self.route(desk, request, false);
     }

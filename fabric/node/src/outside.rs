@@ -81,7 +81,7 @@ impl Core {
             let before = desk.tickets().borrow_mut().set_waiter(token, Waiter::Outside(pending));
             drop(before);
             request.head_mut().caller = Caller::Token { shard: self.shard_id(), token };
-            self.arm_call(token, deadline);
+            self.arm_call(token, deadline, None);
         }
         self.route(desk, request, true);
     }

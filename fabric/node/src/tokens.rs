@@ -71,8 +71,8 @@ impl Core {
     /// room for every token, so that only timers that repeat could fill it.
     #[inline]
     pub(crate) fn arm(&self, token: Token, at: Time, timer: Timer) {
-        let timer = (at != Time::MAX).then(|| self.timers.borrow_mut().insert(at, timer).ok());
-        self.note(token, |note| note.timer = timer.flatten());
+        let timer = self.timer(at, timer);
+        self.note(token, |note| note.timer = timer);
     }
 
     /// Says how far the call of `token` has come.
@@ -94,11 +94,16 @@ impl Core {
         self.notes.borrow().get(token.index() as usize).copied().unwrap_or_default()
     }
 
-    /// A call leaves that has to be answered until `deadline`.
+    /// A call of the turn `maker` leaves, which has to be answered until `deadline`.
     #[inline]
-    pub(crate) fn arm_call(&self, token: Token, deadline: Time) {
-        self.arm(token, deadline, Timer::Deadline(token));
-        self.note(token, |note| note.call = true);
+    pub(crate) fn arm_call(&self, token: Token, deadline: Time, maker: Option<u32>) {
+        let timer = self.timer(deadline, Timer::Deadline(token));
+        self.note(token, |note| (note.timer, note.maker, note.call) = (timer, maker, true));
+    }
+
+    fn timer(&self, at: Time, timer: Timer) -> Option<TimerId> {
+        let may_come = at != Time::MAX;
+        may_come.then(|| self.timers.borrow_mut().insert(at, timer).ok()).flatten()
     }
 
     /// The chain of the turn that made the call of `token`.
@@ -235,13 +240,12 @@ impl Core {
             let message = Message::Reply { token, answer: Answer::Reply(request) };
             return self.effect(Effect::Send { to: shard, message });
         }
-        if !desk.tickets().borrow_mut().waits(token) {
-            return self.late(Answer::Reply(request));
-        }
-        self.forget(desk, token);
         let told = desk.tickets().borrow_mut().reply(token, request);
         match told {
-            Ok(waiter) => self.tell(desk, token, waiter),
+            Ok(waiter) => {
+                self.forget(desk, token);
+                self.tell(desk, token, waiter);
+            }
             Err(request) => self.late(Answer::Reply(request)),
         }
     }

@@ -184,10 +184,13 @@ impl Core {
         if head.deadline <= self.time() {
             return self.refuse(desk, request, ErrorKind::Deadline);
         }
-        let Some(cell) = self.table.borrow().state(place).cloned() else {
+        let used = self.table.borrow_mut().use_at(place, self.time());
+        let Some((cell, newly)) = used else {
             return self.refuse(desk, request, ErrorKind::ActivationFailed);
         };
-        self.used(place, &cell);
+        if newly {
+            self.measure(place, &cell);
+        }
         match request.method().mode {
             Mode::Turn => self.start_turn(desk, place, cell, request),
             Mode::Shared | Mode::Exclusive => {
@@ -239,21 +242,22 @@ impl Core {
 
     /// Polls a task, unless somebody else holds its activation.
     pub(crate) fn resume(&self, desk: &Desk, turn: u32) {
-        self.task(turn, |task| task.queued = false);
-        if !self.table.borrow_mut().may_run(turn) {
-            return;
-        }
-        let Some(mut running) = self.task(turn, |task| task.running.take()).flatten() else {
+        let resumes =
+            self.table.borrow_mut().resumes(turn).map(|(place, path)| (place, path.clone()));
+        let taken = self.task(turn, |task| {
+            task.queued = false;
+            let running = if resumes.is_some() { task.running.take() } else { None };
+            running.map(|running| (running, task.deadline, task.caller))
+        });
+        let (Some((place, path)), Some(Some((mut running, deadline, caller)))) = (resumes, taken)
+        else {
             return;
         };
-        let deadline = self.task(turn, |task| task.deadline).unwrap_or(Time::MAX);
-        let (place, path) = self.where_is(turn);
         let outer_path = desk.set_path(path);
         let outer = desk.begin(TurnId::new(turn), Place::new(place), deadline, 0);
         let polled = self.poll(desk, turn, &mut running);
         desk.end(outer);
         let path = desk.set_path(outer_path);
-        let caller = self.task(turn, |task| task.caller).unwrap_or(Caller::Nobody);
         self.settle(desk, turn, (running, polled), |core, outcome| match outcome {
             Ok(Some(request)) => core.reply(desk, caller, request),
             Ok(None) => {}
@@ -291,7 +295,16 @@ impl Core {
         (running, polled): (Box<dyn Running>, Polled),
         ended: impl FnOnce(&Self, Result<Option<Request>, ErrorKind>),
     ) {
-        let doomed = self.task(turn, |task| task.doomed).unwrap_or(false);
+        let mut running = Some(running);
+        let doomed = self.task(turn, |task| {
+            if matches!(polled, Polled::Pending) && !task.doomed {
+                task.running = running.take();
+            }
+            task.doomed
+        });
+        // A task that is parked has nothing to be settled.
+        let Some(running) = running else { return };
+        let doomed = doomed.unwrap_or(false);
         match polled {
             // What it did after the reset, it did to a state that is gone.
             Polled::Pending | Polled::Done if doomed => {
@@ -299,9 +312,7 @@ impl Core {
                 self.close_turn(desk, turn);
                 ended(self, Err(ErrorKind::Reset));
             }
-            Polled::Pending => {
-                self.task(turn, |task| task.running = Some(running));
-            }
+            Polled::Pending => drop(running),
             Polled::Done => {
                 let request = running.finish();
                 let (place, _) = self.where_is(turn);

@@ -337,6 +337,18 @@ impl<S, W: Waiting> Activations<S, W> {
         Some(activation.state)
     }
 
+    /// The handle of the activation at `place`, which is used at `now`; and whether that was not known yet.
+    #[inline]
+    pub fn use_at(&mut self, place: u32, now: Time) -> Option<(S, bool)>
+    where
+        S: Clone,
+    {
+        let activation = self.activations.get(place)?;
+        let state = activation.state.clone();
+        let newly = activation.links.used != now && self.touch(place, now);
+        Some((state, newly))
+    }
+
     /// The activation is used at `now`. Says whether that was not known yet.
     #[inline]
     pub fn touch(&mut self, place: u32, now: Time) -> bool {
@@ -502,15 +514,13 @@ impl<S, W: Waiting> Activations<S, W> {
         Some(&self.turns.get(turn)?.path)
     }
 
-    /// Whether a turn may run or resume now; if not, it is listed to be resumed (**A1**).
-    pub fn may_run(&mut self, turn: u32) -> bool {
-        let Some(entry) = self.turns.get(turn) else { return false };
+    /// Where a turn runs and on whose behalf, if it may run or resume now; if not, it is listed to be resumed
+    /// (**A1**).
+    pub fn resumes(&mut self, turn: u32) -> Option<(u32, &Path)> {
+        let entry = self.turns.get_mut(turn)?;
         let holder = self.activations.get(entry.place).map_or(NONE, |a| a.holder);
-        let may = holder == NONE || holder == turn;
-        if let Some(entry) = self.turns.get_mut(turn) {
-            entry.frozen = !may;
-        }
-        may
+        entry.frozen = holder != NONE && holder != turn;
+        (!entry.frozen).then_some((entry.place, &entry.path))
     }
 
     /// A section begins for `turn`, whose path it joins; with `hold`, the turn holds its activation.

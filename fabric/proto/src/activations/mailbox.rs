@@ -155,6 +155,9 @@ impl<S, W: Waiting> Activations<S, W> {
     /// The first that waits, with what to do with it now; `None` if nobody waits or may go yet.
     pub fn next(&mut self, place: u32) -> Option<(W, Admission)> {
         let activation = self.activations.get(place)?;
+        if activation.mails == 0 {
+            return None;
+        }
         let first = activation.first_mail;
         if activation.passes {
             let passes = self.next_to_pass(place);

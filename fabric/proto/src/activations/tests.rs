@@ -64,13 +64,13 @@ fn a1_a_held_activation_keeps_every_other_turn_out_and_frozen() {
     let holder = table.begin(place, chain(2)).unwrap();
     let section = table.take(holder, true).unwrap();
     assert_eq!(table.admit(place, &shared(&chain(3))), Admission::Wait);
-    assert!(!table.may_run(parked));
-    assert!(table.may_run(holder));
+    assert!(table.resumes(parked).is_none());
+    assert!(table.resumes(holder).is_some());
     assert!(table.release(holder, section));
     let mut thawed = Vec::new();
     table.thaw(place, |turn| thawed.push(turn));
     assert_eq!(thawed, [parked]);
-    assert!(table.may_run(parked));
+    assert!(table.resumes(parked).is_some());
 }
 
 #[test]
