@@ -6,6 +6,7 @@
 mod activations;
 pub mod coordinator;
 mod directory;
+mod fields;
 pub mod link;
 mod ownership;
 pub mod session;
