@@ -39,8 +39,35 @@ pub struct Ownership {
     me: NodeId,
     directory: Arc<Directory>,
     my_index: Option<usize>,
-    /// The epoch of each slot that is served; 0 of all others.
-    serving: BTreeMap<ClassId, Arc<[u64]>>,
+    serving: BTreeMap<ClassId, Epochs>,
+}
+
+/// Slots of one page.
+const PAGE: usize = 256;
+
+/// The epoch of each slot that is served; 0 of all others. In pages, of which those that say nothing are not there:
+/// of many nodes each serves few.
+#[derive(Clone, Debug)]
+struct Epochs(Box<[Option<Arc<[u64; PAGE]>>]>);
+
+impl Default for Epochs {
+    fn default() -> Self {
+        Self(vec![None; SLOTS / PAGE].into())
+    }
+}
+
+impl Epochs {
+    fn set(&mut self, slot: u16, epoch: u64) {
+        let (page, at) = (usize::from(slot) / PAGE, usize::from(slot) % PAGE);
+        let page = self.0[page].get_or_insert_with(|| Arc::new([0; PAGE]));
+        Arc::make_mut(page)[at] = epoch;
+    }
+
+    #[inline]
+    fn get(&self, slot: u16) -> u64 {
+        let page = self.0.get(usize::from(slot) / PAGE).and_then(Option::as_ref);
+        page.map_or(0, |page| page[usize::from(slot) % PAGE])
+    }
 }
 
 impl Ownership {
@@ -73,12 +100,10 @@ impl Ownership {
         Epoch(epoch): Epoch,
     ) {
         assert!((1..=self.number).contains(&epoch), "OW1: an epoch is the number of a view");
-        let (directory, me) = (Arc::clone(&self.directory), self.me);
-        let serving = self.serving.entry(class).or_insert_with(|| vec![0; SLOTS].into());
-        let serving = Arc::make_mut(serving);
+        let serving = self.serving.entry(class).or_default();
         for slot in slots {
-            if directory.owner_of(class, slot) == Some(me) {
-                serving[usize::from(slot)] = epoch;
+            if self.my_index.is_some() && self.directory.index_of(class, slot) == self.my_index {
+                serving.set(slot, epoch);
             }
         }
     }
@@ -132,7 +157,7 @@ impl Ownership {
     #[inline]
     #[must_use]
     pub fn epoch_of(&self, class: ClassId, slot: u16) -> Option<Epoch> {
-        let epoch = self.serving.get(&class)?.get(usize::from(slot)).copied()?;
+        let epoch = self.serving.get(&class)?.get(slot);
         (epoch > 0).then_some(Epoch(epoch))
     }
 }
