@@ -1,3 +1,5 @@
+//! Views, records and deltas, written and read.
+
 use proptest::prelude::*;
 
 use super::*;
