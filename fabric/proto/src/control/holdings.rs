@@ -33,7 +33,9 @@ pub(super) type Freed = Vec<(NodeId, ClassId, SlotSet)>;
 #[derive(Default, Debug)]
 struct Held {
     mine: SlotSet,
-    /// By epoch.
+    /// Those of them that are not served yet.
+    fresh: SlotSet,
+    /// The others, by epoch.
     serving: BTreeMap<u64, SlotSet>,
     draining: SlotSet,
     /// Which of them each shard has still to say that it holds nothing of.
@@ -44,7 +46,7 @@ struct Held {
 
 impl Held {
     fn served(&self) -> SlotSet {
-        self.serving.values().fold(SlotSet::default(), |all, some| all.or(some))
+        self.mine.without(&self.fresh)
     }
 
     fn is_empty(&self) -> bool {
@@ -74,8 +76,12 @@ pub(super) struct Holdings {
     classes: BTreeMap<ClassId, Held>,
     /// By which view others have let go of all that it does not give them.
     claims: BTreeMap<NodeId, u64>,
+    /// Whether more may be served than before.
+    stirred: bool,
     /// Whether shards have to be told.
     changed: bool,
+    /// What they were told last, and what has come to it since.
+    told: Option<Ownership>,
 }
 
 impl Holdings {
@@ -89,7 +95,9 @@ impl Holdings {
             directory: Arc::new(Directory::of([])),
             classes: BTreeMap::new(),
             claims: BTreeMap::new(),
+            stirred: false,
             changed: false,
+            told: None,
         }
     }
 
@@ -101,7 +109,7 @@ impl Holdings {
         }
         self.number = ground.number;
         self.directory = Arc::clone(ground.directory);
-        self.changed = true;
+        (self.stirred, self.changed) = (true, true);
         let members = self.directory.members();
         self.claims.retain(|node, _| members.binary_search(node).is_ok());
         let mut classes: Vec<ClassId> = self.directory.classes().collect();
@@ -134,6 +142,7 @@ impl Holdings {
         let free = lost.without(&held.draining);
         let fresh = mine.without(&served);
         held.mine = mine;
+        held.fresh = fresh.clone();
         held.awaits.clear();
         if !fresh.is_empty() {
             for (number, past) in ground.pasts {
@@ -174,6 +183,7 @@ impl Holdings {
         slots: impl IntoIterator<Item = (ClassId, SlotSet)>,
     ) -> Freed {
         let mut freed = Freed::new();
+        self.stirred = true;
         if number < self.first || self.number == 0 {
             return freed; // It was another node then.
         }
@@ -208,6 +218,7 @@ impl Holdings {
             return;
         }
         self.claims.insert(node, number);
+        self.stirred = true;
         for held in self.classes.values_mut() {
             held.awaits.retain(|(of, last), _| *of != node || *last >= number);
         }
@@ -221,6 +232,7 @@ impl Holdings {
         (class, slots): (ClassId, &SlotSet),
     ) {
         let Some(held) = self.classes.get_mut(&class) else { return };
+        self.stirred = true;
         for ((of, last), awaited) in &mut held.awaits {
             if *of == node && *last < number {
                 *awaited = awaited.without(slots);
@@ -231,16 +243,35 @@ impl Holdings {
 
     /// Serves what nobody else may hold.
     pub(super) fn begin(&mut self) {
-        for held in self.classes.values_mut() {
-            let fresh = held.mine.without(&held.served()).without(&held.draining);
+        if !std::mem::take(&mut self.stirred) {
+            return;
+        }
+        for (class, held) in &mut self.classes {
+            let fresh = held.fresh.without(&held.draining);
             let awaited = held.awaits.values();
             let free = awaited.fold(fresh, |free, awaited| free.without(awaited));
-            if !free.is_empty() {
-                let serving = held.serving.entry(self.number).or_default();
-                *serving = serving.or(&free);
-                self.changed = true;
+            if free.is_empty() {
+                continue;
+            }
+            held.fresh = held.fresh.without(&free);
+            let serving = held.serving.entry(self.number).or_default();
+            *serving = serving.or(&free);
+            self.changed = true;
+            // Within one view no more happens to what is served than that it grows.
+            if let Some(told) = self.told.as_mut().filter(|told| told.number() == self.number) {
+                told.serve(*class, free.iter(), Epoch(self.number));
             }
         }
+    }
+
+    /// Whether a view is new to shards: then they are to be told at once.
+    pub(super) fn is_new(&self) -> bool {
+        self.told.as_ref().is_none_or(|told| told.number() < self.number)
+    }
+
+    /// Whether more may be served, so that it is worth to [`begin`](Self::begin).
+    pub(super) fn is_stirred(&self) -> bool {
+        self.stirred
     }
 
     /// The snapshot for shards, if it is another one than they have.
@@ -248,12 +279,16 @@ impl Holdings {
         if !std::mem::take(&mut self.changed) {
             return None;
         }
+        if let Some(told) = self.told.as_ref().filter(|told| told.number() == self.number) {
+            return Some(Arc::new(told.clone()));
+        }
         let mut ownership = Ownership::new(self.number, self.me, Arc::clone(&self.directory));
         for (class, held) in &self.classes {
             for (epoch, slots) in &held.serving {
                 ownership.serve(*class, slots.iter(), Epoch(*epoch));
             }
         }
+        self.told = Some(ownership.clone());
         Some(Arc::new(ownership))
     }
 

@@ -7,6 +7,7 @@
 //! What may be served: `holdings`.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use epicserver_wire::{NodeId, Time};
 
@@ -16,6 +17,9 @@ use super::life::{Life, parts, say};
 use super::said::{About, Said};
 use crate::directory::Directory;
 use crate::view::{Delta, Member, View};
+
+/// How often shards get a snapshot that differs only by what others have let go of.
+const SERVE: Duration = Duration::from_millis(10);
 
 impl Life {
     /// The coordinator or a peer has this view (**CN2**).
@@ -56,10 +60,14 @@ impl Life {
         self.wait_anew(now);
     }
 
-    /// Tells shards what they may serve, if that is something new.
-    pub(super) fn serve(&mut self, out: &mut Vec<Effect>) {
-        self.holdings.begin();
-        out.extend(self.holdings.take_snapshot().map(Effect::Serve));
+    /// Tells shards what they may serve, if that is something new: a view at once, and what was let go of meanwhile
+    /// not too often, since it comes in many pieces.
+    pub(super) fn serve(&mut self, now: Time, out: &mut Vec<Effect>) {
+        if self.holdings.is_stirred() && (self.holdings.is_new() || self.serve_at <= now) {
+            self.serve_at = now + SERVE;
+            self.holdings.begin();
+            out.extend(self.holdings.take_snapshot().map(Effect::Serve));
+        }
     }
 
     /// Tells those whose slots were let go of.

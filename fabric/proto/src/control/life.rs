@@ -74,6 +74,8 @@ pub(super) struct Life {
     pub(super) change: Option<Change>,
     pub(super) release: Release,
     pub(super) holdings: Holdings,
+    /// Before that shards are not told again what else they may serve by the same view.
+    pub(super) serve_at: Time,
     /// When those who are waited for are asked again.
     pub(super) ask_at: Time,
     /// When the coordinator is asked what they have let go of.
@@ -112,6 +114,7 @@ impl Life {
             change: None,
             release: Release::Not,
             holdings: Holdings::new(node, shards),
+            serve_at: Time::ZERO,
             ask_at: Time::ZERO,
             wait_at: Time::ZERO,
             waits: 0,
@@ -191,7 +194,7 @@ impl Life {
         if self.suspicion.take_fallen() {
             self.look_soon(now);
         }
-        self.serve(out);
+        self.serve(now, out);
         self.consider_release(now);
         match self.release {
             Release::Not if self.renewals.due() <= now => self.ask_renewal(now, out),
@@ -218,7 +221,8 @@ impl Life {
             Release::UnderWay(_) => Time::MAX,
         };
         let suspicion = self.suspicion.deadline();
-        let others = [suspicion, self.asks_at(), self.reads_at()];
+        let serves = self.holdings.is_stirred().then_some(self.serve_at);
+        let others = [suspicion, serves, self.asks_at(), self.reads_at()];
         others.into_iter().flatten().fold(release, Time::min)
     }
 

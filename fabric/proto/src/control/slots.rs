@@ -61,11 +61,11 @@ impl SlotSet {
 
     /// Those of both.
     pub(crate) fn and(&self, other: &Self) -> Self {
-        let mut rest = other.0.iter().peekable();
-        let mut both = Vec::new();
+        let other = self.reach(other);
+        let (mut both, mut at) = (Vec::with_capacity(self.len().min(other.len())), 0);
         for slot in &self.0 {
-            while rest.next_if(|other| *other < slot).is_some() {}
-            if rest.next_if_eq(&slot).is_some() {
+            at = skip(other, at, *slot);
+            if other.get(at) == Some(slot) {
                 both.push(*slot);
             }
         }
@@ -77,33 +77,39 @@ impl SlotSet {
         if other.is_empty() {
             return self.clone();
         }
-        let mut rest = other.0.iter().copied().peekable();
-        let mut either = Vec::with_capacity(self.len().max(other.len()));
+        let (mut either, mut at) = (Vec::with_capacity(self.len() + other.len()), 0);
         for slot in &self.0 {
-            while let Some(other) = rest.next_if(|other| other < slot) {
-                either.push(other);
-            }
-            rest.next_if_eq(slot);
+            let next = skip(&other.0, at, *slot);
+            either.extend_from_slice(&other.0[at..next]);
+            at = if other.0.get(next) == Some(slot) { next + 1 } else { next };
             either.push(*slot);
         }
-        either.extend(rest);
+        either.extend_from_slice(&other.0[at..]);
         Self(either)
     }
 
     /// Those that are not of `other`.
     pub(crate) fn without(&self, other: &Self) -> Self {
+        let other = self.reach(other);
         if other.is_empty() {
             return self.clone();
         }
-        let mut rest = other.0.iter().peekable();
-        let mut left = Vec::new();
+        let (mut left, mut at) = (Vec::with_capacity(self.len()), 0);
         for slot in &self.0 {
-            while rest.next_if(|other| *other < slot).is_some() {}
-            if rest.next_if_eq(&slot).is_none() {
+            at = skip(other, at, *slot);
+            if other.get(at) != Some(slot) {
                 left.push(*slot);
             }
         }
         Self(left)
+    }
+
+    /// The part of `other` that lies where slots of this one are.
+    fn reach<'a>(&self, other: &'a Self) -> &'a [u16] {
+        let (Some(first), Some(last)) = (self.0.first(), self.0.last()) else { return &[] };
+        let from = other.0.partition_point(|slot| slot < first);
+        let to = other.0.partition_point(|slot| slot <= last);
+        other.0.get(from..to).unwrap_or(&[])
     }
 
     /// The same in parts, each of which can be written.
@@ -157,6 +163,15 @@ impl SlotSet {
             Err(Unread::Malformed)
         }
     }
+}
+
+/// The first place from `at` on in `slots` where something is that is not before `slot`.
+#[inline]
+fn skip(slots: &[u16], mut at: usize, slot: u16) -> usize {
+    while slots.get(at).is_some_and(|other| *other < slot) {
+        at += 1;
+    }
+    at
 }
 
 #[cfg(test)]

@@ -293,6 +293,7 @@ fn who_wins_slots_asks_for_them_and_serves_what_was_let_go_of() {
     for ask in asks {
         node.hear(HIGH, &Said::Released(ask));
     }
+    node.wait_until(node.now + Duration::from_millis(10));
     let snapshot = node.served().unwrap();
     assert_eq!(waiting(&snapshot), 0);
     let epochs = (0..=u16::MAX).filter_map(|slot| snapshot.epoch_of(CLASS, slot));
