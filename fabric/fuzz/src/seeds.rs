@@ -138,7 +138,21 @@ fn views() -> Seeds {
     let grown = Delta::between(&View { number: 1, members: Vec::new(), ..first.clone() }, &first);
     let record = Record { member: member(1, "a"), wants: Wants::Stay, settled: 5 };
     let marked = |what: u8, bytes: Vec<u8>| [&[what], &bytes[..]].concat();
+    // By a view, of the default class: a list of slots, and bits.
+    let about = |what: u8, number: u8| [&[3, what, number], &[0; 9][..]].concat();
+    let ping = [
+        &[3, 1][..],
+        &[2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+        &[1, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+        &[0, 9, 0, 0],
+    ];
+    let mut bits = [&about(3, 4)[..], &[1, 0, 0]].concat();
+    bits.extend([0xf0; 2048]);
     named([
+        ("asked", [&about(2, 3)[..], &[0, 1, 0, 2, 0, 7, 1]].concat()),
+        ("released", bits),
+        ("suspicion", ping.concat()),
+        ("whole", [&[3, 4], &after.write()[..]].concat()),
         ("delta", marked(2, delta.write())),
         ("grown", marked(2, grown.expect("it has no history").write())),
         ("record", marked(1, record.write())),

@@ -1,10 +1,15 @@
-//! What nodes write for one another beside calls: views, deltas, records of leases. What is read keeps its bounds,
-//! and is read again as it was.
+//! What nodes write for one another beside calls: views, deltas, records of leases, and what control threads say. What
+//! is read keeps its bounds, and is read again as it was.
 
+use std::sync::OnceLock;
+
+use epicserver_proto::Atlas;
+use epicserver_proto::control::{Config, Control, Effect, Event, SAID_BYTES_MAX};
 use epicserver_proto::view::{
     ADDRESSES_MAX, CLASSES_MAX, Delta, HISTORY_MAX, MEMBERS_MAX, Member, NAME_BYTES_MAX, Record,
     Share, View,
 };
+use epicserver_wire::{NodeId, Time};
 
 /// The first byte says what the others are to be.
 ///
@@ -12,7 +17,7 @@ use epicserver_proto::view::{
 /// If something is wrong.
 pub fn view(data: &[u8]) {
     let Some((what, bytes)) = data.split_first() else { return };
-    match what % 3 {
+    match what % 4 {
         0 => {
             if let Ok(view) = View::read(bytes) {
                 sound(&view);
@@ -25,7 +30,7 @@ pub fn view(data: &[u8]) {
                 assert_eq!(Record::read(&record.write()), Ok(record), "VI3: it changed");
             }
         }
-        _ => {
+        2 => {
             if let Ok(delta) = Delta::read(bytes) {
                 assert_eq!(Delta::read(&delta.write()).as_ref(), Ok(&delta), "VI4: it changed");
                 let before = View { number: delta.from, members: Vec::new(), history: Vec::new() };
@@ -34,6 +39,35 @@ pub fn view(data: &[u8]) {
                 }
             }
         }
+        _ => said(bytes),
+    }
+}
+
+const PEER: NodeId = NodeId::new(2);
+
+/// Another control thread says this to a node that is a member: it says something back, or reads, and no more.
+fn said(bytes: &[u8]) {
+    static ATLAS: OnceLock<Atlas> = OnceLock::new();
+    let atlas = ATLAS.get_or_init(Atlas::default).clone();
+    let (now, mut out) = (Time::from_nanos(1), Vec::new());
+    let mut node = Control::new(Config { atlas, ..Config::default() });
+    let member = |node| Member::of(node, 1);
+    node.handle(now, Event::Begin { member: member(NodeId::new(1)), seed: 7 }, &mut out);
+    let members = [NodeId::new(1), PEER].map(member).to_vec();
+    let whole = [&[4], &View { number: 3, members, history: Vec::new() }.write()[..]].concat();
+    node.handle(now, Event::Said { from: PEER, bytes: &whole }, &mut out);
+    assert_eq!(node.view().map(|view| view.number), Some(3));
+    out.clear();
+    node.handle(now, Event::Said { from: PEER, bytes }, &mut out);
+    assert!(out.len() < 1_000);
+    for effect in &out {
+        if let Effect::Say { bytes, .. } = effect {
+            assert!(bytes.len() <= SAID_BYTES_MAX, "CS1");
+        }
+    }
+    if let Some(view) = node.view() {
+        assert!(view.number >= 3, "CN2");
+        sound(view);
     }
 }
 

@@ -456,7 +456,7 @@ impl Core {
             Kind::Failed => self.failed(desk, link, frame, &message),
             Kind::Cancel | Kind::Credit => self.noted(link, &header)?,
             Kind::Chunk => self.chunk(desk, link, frame, &message)?,
-            Kind::Ping | Kind::Pong | Kind::Goodbye | Kind::Handshake => {
+            Kind::Ping | Kind::Pong | Kind::Goodbye | Kind::Handshake | Kind::Control => {
                 return Err(Violation::Unexpected("a message of the link among those of shards"));
             }
         }

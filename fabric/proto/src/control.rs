@@ -28,16 +28,17 @@ mod look;
 mod plan;
 mod renewals;
 mod said;
+mod served;
 mod slots;
 #[cfg(test)]
 mod tests;
 
 pub use said::SAID_BYTES_MAX;
+pub use served::{Served, Turnover};
 
 use crate::atlas::Atlas;
 use crate::coordinator::{Answer, Ask};
 use crate::fields::Unread;
-use crate::ownership::Ownership;
 use crate::view::{Member, View};
 use life::Life;
 
@@ -144,8 +145,8 @@ pub enum Effect {
     },
     /// Who the members are now, and where they can be reached. Messages of nodes that are none count no more.
     View(Arc<View>),
-    /// What shards go by now.
-    Serve(Arc<Ownership>),
+    /// What shards go by now, in the form that [`Served::ownership`] makes of it. Only the last one counts.
+    Serve(Arc<Served>),
     /// Say this to the control thread of another node. It may get lost.
     Say {
         /// Which node.

@@ -23,5 +23,5 @@ pub mod wheel;
 pub use activations::{Activations, Admission, NoRoom, Waiting};
 pub use atlas::Atlas;
 pub use directory::{Directory, SLOTS};
-pub use ownership::{Epoch, Ownership, Standing, Turnover};
+pub use ownership::{Epoch, Ownership, Standing};
 pub use slab::Slab;

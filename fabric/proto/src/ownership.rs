@@ -8,7 +8,7 @@
 //! # Not here
 //! When a slot may be served. Leases.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use epicserver_wire::{ClassId, EntityId, NodeId};
@@ -39,46 +39,8 @@ pub struct Ownership {
     me: NodeId,
     directory: Arc<Directory>,
     my_index: Option<usize>,
-    serving: BTreeMap<ClassId, Epochs>,
-}
-
-/// How two snapshots of one node differ.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Turnover {
-    /// What is served now, with its epoch.
-    pub begins: Vec<(ClassId, u16, Epoch)>,
-    /// What was served before.
-    pub ceases: Vec<(ClassId, Vec<u16>)>,
-}
-
-/// Slots of one page.
-const PAGE: usize = 256;
-
-/// The epoch of each slot that is served; 0 of all others. In pages, of which those that say nothing are not there:
-/// of many nodes each serves few.
-#[derive(Clone, Debug)]
-struct Epochs(Box<[Option<Arc<Page>>]>);
-
-type Page = [u64; PAGE];
-
-impl Default for Epochs {
-    fn default() -> Self {
-        Self(vec![None; SLOTS / PAGE].into())
-    }
-}
-
-impl Epochs {
-    fn set(&mut self, slot: u16, epoch: u64) {
-        let (page, at) = (usize::from(slot) / PAGE, usize::from(slot) % PAGE);
-        let page = self.0[page].get_or_insert_with(|| Arc::new([0; PAGE]));
-        Arc::make_mut(page)[at] = epoch;
-    }
-
-    #[inline]
-    fn get(&self, slot: u16) -> u64 {
-        let page = self.0.get(usize::from(slot) / PAGE).and_then(Option::as_ref);
-        page.map_or(0, |page| page[usize::from(slot) % PAGE])
-    }
+    /// The epoch of each slot that is served; 0 of all others.
+    serving: BTreeMap<ClassId, Arc<[u64]>>,
 }
 
 impl Ownership {
@@ -111,10 +73,12 @@ impl Ownership {
         Epoch(epoch): Epoch,
     ) {
         assert!((1..=self.number).contains(&epoch), "OW1: an epoch is the number of a view");
-        let serving = self.serving.entry(class).or_default();
+        let (directory, me) = (Arc::clone(&self.directory), self.me);
+        let serving = self.serving.entry(class).or_insert_with(|| vec![0; SLOTS].into());
+        let serving = Arc::make_mut(serving);
         for slot in slots {
-            if self.my_index.is_some() && self.directory.index_of(class, slot) == self.my_index {
-                serving.set(slot, epoch);
+            if directory.owner_of(class, slot) == Some(me) {
+                serving[usize::from(slot)] = epoch;
             }
         }
     }
@@ -164,51 +128,11 @@ impl Ownership {
         }
     }
 
-    /// What is served by this snapshot and was not by the one before, or in another epoch, and the other way.
-    #[must_use]
-    pub fn turnover(&self, before: Option<&Self>) -> Turnover {
-        let none = BTreeMap::new();
-        let old = before.map_or(&none, |before| &before.serving);
-        let mut turnover = Turnover::default();
-        let classes: BTreeSet<ClassId> = old.keys().chain(self.serving.keys()).copied().collect();
-        for class in classes {
-            let mut ceased = Vec::new();
-            for page in 0..SLOTS / PAGE {
-                let of = |serving: &BTreeMap<ClassId, Epochs>| serving.get(&class)?.0[page].clone();
-                let (old, new) = (of(old), of(&self.serving));
-                if old.as_ref().map(Arc::as_ptr) == new.as_ref().map(Arc::as_ptr) {
-                    continue;
-                }
-                let blank = || Arc::new([0; PAGE]);
-                let (old, new) = (old.unwrap_or_else(blank), new.unwrap_or_else(blank));
-                for at in (0..PAGE).filter(|at| old[*at] != new[*at]) {
-                    let slot = u16::try_from(page * PAGE + at).unwrap_or(0);
-                    ceased.extend((old[at] > 0).then_some(slot));
-                    turnover.begins.extend((new[at] > 0).then_some((class, slot, Epoch(new[at]))));
-                }
-            }
-            if !ceased.is_empty() {
-                turnover.ceases.push((class, ceased));
-            }
-        }
-        turnover
-    }
-
-    /// The slots of `class` that this node serves, in order, with their epochs.
-    pub fn served(&self, class: ClassId) -> impl Iterator<Item = (u16, Epoch)> + '_ {
-        let pages = self.serving.get(&class).into_iter().flat_map(|epochs| epochs.0.iter());
-        let slots = pages.enumerate().filter_map(|(at, page)| Some((at * PAGE, page.as_ref()?)));
-        slots.flat_map(|(first, page)| {
-            let served = page.iter().enumerate().filter(|(_, epoch)| **epoch > 0);
-            served.map(move |(at, epoch)| (u16::try_from(first + at).unwrap_or(0), Epoch(*epoch)))
-        })
-    }
-
     /// The epoch in which this node serves `slot` of `class`, if it does.
     #[inline]
     #[must_use]
     pub fn epoch_of(&self, class: ClassId, slot: u16) -> Option<Epoch> {
-        let epoch = self.serving.get(&class)?.get(slot);
+        let epoch = self.serving.get(&class)?.get(usize::from(slot)).copied()?;
         (epoch > 0).then_some(Epoch(epoch))
     }
 }
@@ -237,39 +161,6 @@ mod tests {
                 Standing::Waiting | Standing::Nowhere => panic!("{slot} has no owner"),
             }
         }
-    }
-
-    #[test]
-    fn what_is_served_is_listed_with_its_epochs() {
-        let (me, directory) = two();
-        let mut ownership = Ownership::new(3, me, Arc::clone(&directory));
-        let mine: Vec<u16> = directory.slots_of(CLASS, me).collect();
-        ownership.serve(CLASS, mine[..700].iter().copied(), Epoch(2));
-        ownership.serve(CLASS, [mine[5]], Epoch(3));
-        let listed: Vec<(u16, Epoch)> = ownership.served(CLASS).collect();
-        assert_eq!(listed.len(), 700);
-        assert!(
-            listed.iter().all(|(slot, epoch)| ownership.epoch_of(CLASS, *slot) == Some(*epoch))
-        );
-        assert!(listed.is_sorted());
-        assert_eq!(ownership.served(ClassId::of("gpu")).count(), 0);
-    }
-
-    #[test]
-    fn a_turnover_tells_what_begins_and_what_ceases() {
-        let (me, directory) = two();
-        let mine: Vec<u16> = directory.slots_of(CLASS, me).collect();
-        let mut before = Ownership::new(3, me, Arc::clone(&directory));
-        before.serve(CLASS, mine[..900].iter().copied(), Epoch(2));
-        assert_eq!(before.turnover(None).begins.len(), 900);
-        assert_eq!(before.turnover(Some(&before)), Turnover::default());
-        let mut after = before.clone();
-        after.serve(CLASS, [mine[899], mine[900]], Epoch(3));
-        let begins = vec![(CLASS, mine[899], Epoch(3)), (CLASS, mine[900], Epoch(3))];
-        let ceases = vec![(CLASS, vec![mine[899]])];
-        assert_eq!(after.turnover(Some(&before)), Turnover { begins, ceases });
-        let nothing = Ownership::new(4, me, directory);
-        assert_eq!(nothing.turnover(Some(&after)).ceases, [(CLASS, mine[..901].to_vec())]);
     }
 
     #[test]

@@ -76,10 +76,12 @@ pub enum Kind {
     Goodbye = 10,
     /// A part of the handshake, of which the payload says more.
     Handshake = 11,
+    /// What the control thread of one node says to that of another.
+    Control = 16,
 }
 
 impl Kind {
-    const ALL: [Self; 11] = [
+    const ALL: [Self; 12] = [
         Self::Call,
         Self::Tell,
         Self::Reply,
@@ -91,6 +93,7 @@ impl Kind {
         Self::Pong,
         Self::Goodbye,
         Self::Handshake,
+        Self::Control,
     ];
 
     fn of(byte: u8) -> Option<Self> {
@@ -104,7 +107,7 @@ impl Kind {
     /// Whether the two ends of a link speak it, rather than two shards.
     #[must_use]
     pub fn is_of_the_link(self) -> bool {
-        matches!(self, Self::Ping | Self::Pong | Self::Goodbye | Self::Handshake)
+        matches!(self, Self::Ping | Self::Pong | Self::Goodbye | Self::Handshake | Self::Control)
     }
 }
 

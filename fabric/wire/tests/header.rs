@@ -16,7 +16,7 @@ use epicserver_wire::{
 use proptest::prelude::*;
 use proptest::sample::Index;
 
-const KINDS: [Kind; 11] = [
+const KINDS: [Kind; 12] = [
     Kind::Call,
     Kind::Tell,
     Kind::Reply,
@@ -28,6 +28,7 @@ const KINDS: [Kind; 11] = [
     Kind::Pong,
     Kind::Goodbye,
     Kind::Handshake,
+    Kind::Control,
 ];
 
 /// Longest message of a sample: the longest key, all sections, and the longest payload.

@@ -1,7 +1,8 @@
 //! What nodes write for one another: views, deltas, and the records of leases.
 
+use epicserver_proto::control::{Config, Control, Effect, Event, SAID_BYTES_MAX};
 use epicserver_proto::view::{Delta, Member, Past, Record, Share, View, Wants};
-use epicserver_wire::{ClassId, NodeId};
+use epicserver_wire::{ClassId, NodeId, Time};
 
 use crate::page::{Page, hex};
 
@@ -21,6 +22,51 @@ pub(crate) fn render(page: &mut Page) {
     }
     let delta = Delta::between(&before, &after).expect("its history is at hand");
     whole(page, "delta from it to a later one", &delta.write());
+    said(page);
+}
+
+/// What a control thread says, as a real one does: node 1, which has slots that node 2 had before.
+fn said(page: &mut Page) {
+    page.section("messages of the kind Control");
+    page.line("bytes at most", SAID_BYTES_MAX);
+    let plain = |node: u64| Member::of(NodeId::new(node), 1);
+    let past = Past { number: 2, shares: vec![Share::of(NodeId::new(2))] };
+    let view = View { number: 3, members: vec![plain(1), plain(2)], history: vec![past] };
+    let whole = [&[4], &view.write()[..]].concat();
+    let mut node = Control::new(Config::default());
+    let (mut now, mut out) = (Time::from_nanos(1), Vec::new());
+    node.handle(now, Event::Begin { member: plain(1), seed: 7 }, &mut out);
+    let from = NodeId::new(2);
+    node.handle(now, Event::Said { from, bytes: &whole }, &mut out);
+    let asks = says(&mut out);
+    page.line("a question: parts", asks.len());
+    let first = asks.first().expect("it waits for node 2");
+    page.line("    the first", format!("{} bytes: {} ...", first.len(), hex(&first[..20])));
+    let asked = [&[2], &3_u64.to_le_bytes()[..], &[0; 2], &[0], &[1, 2, 3, 4]].concat();
+    page.line("asked for two slots", hex(&asked));
+    node.handle(now, Event::Said { from, bytes: &asked }, &mut out);
+    says(&mut out).iter().for_each(|said| page.line("    the answer", hex(said)));
+    page.line("a whole view begins", hex(&whole[..3]));
+    let later = View { number: 4, members: vec![plain(1)], history: Vec::new() };
+    let delta =
+        Delta::between(&View { history: Vec::new(), ..view }, &later).expect("it has no history");
+    page.line("a delta begins", hex(&[&[5], &delta.write()[..2]].concat()));
+    while out.is_empty() {
+        now = node.deadline().expect("a member has always something to do").max(now);
+        node.handle(now, Event::Time, &mut out);
+        out.retain(
+            |effect| matches!(effect, Effect::Say { bytes, .. } if bytes.first() == Some(&1)),
+        );
+    }
+    says(&mut out).iter().for_each(|said| page.line("suspicion, a ping", hex(said)));
+}
+
+fn says(out: &mut Vec<Effect>) -> Vec<Vec<u8>> {
+    let said = out.drain(..).filter_map(|effect| {
+        let Effect::Say { bytes, .. } = effect else { return None };
+        Some(bytes)
+    });
+    said.collect()
 }
 
 fn member(node: u64) -> Member {

@@ -22,9 +22,10 @@ use std::sync::Arc;
 
 use epicserver_wire::{ClassId, NodeId, ShardId};
 
+use super::served::Served;
 use super::slots::SlotSet;
 use crate::directory::Directory;
-use crate::ownership::{Epoch, Ownership};
+use crate::ownership::Epoch;
 
 /// Slots that this node has let go of, and whose they are now.
 pub(super) type Freed = Vec<(NodeId, ClassId, SlotSet)>;
@@ -36,7 +37,7 @@ struct Held {
     /// Those of them that are not served yet.
     fresh: SlotSet,
     /// The others, by epoch.
-    serving: BTreeMap<u64, SlotSet>,
+    serving: BTreeMap<u64, Arc<SlotSet>>,
     draining: SlotSet,
     /// Which of them each shard has still to say that it holds nothing of.
     owing: BTreeMap<ShardId, SlotSet>,
@@ -73,6 +74,7 @@ pub(super) struct Holdings {
     first: u64,
     settled: u64,
     directory: Arc<Directory>,
+    past: Vec<(u64, Arc<Directory>)>,
     classes: BTreeMap<ClassId, Held>,
     /// By which view others have let go of all that it does not give them.
     claims: BTreeMap<NodeId, u64>,
@@ -80,8 +82,8 @@ pub(super) struct Holdings {
     stirred: bool,
     /// Whether shards have to be told.
     changed: bool,
-    /// What they were told last, and what has come to it since.
-    told: Option<Ownership>,
+    /// By which view they were told last.
+    told: u64,
 }
 
 impl Holdings {
@@ -97,7 +99,8 @@ impl Holdings {
             claims: BTreeMap::new(),
             stirred: false,
             changed: false,
-            told: None,
+            told: 0,
+            past: Vec::new(),
         }
     }
 
@@ -109,6 +112,7 @@ impl Holdings {
         }
         self.number = ground.number;
         self.directory = Arc::clone(ground.directory);
+        self.past = ground.pasts.to_vec();
         (self.stirred, self.changed) = (true, true);
         let members = self.directory.members();
         self.claims.retain(|node, _| members.binary_search(node).is_ok());
@@ -131,7 +135,7 @@ impl Holdings {
         let served = held.served();
         let ceasing = served.and(&lost);
         if !ceasing.is_empty() {
-            held.serving.values_mut().for_each(|slots| *slots = slots.without(&lost));
+            held.serving.values_mut().for_each(|slots| lose(slots, &lost));
             held.serving.retain(|_, slots| !slots.is_empty());
             held.draining = held.draining.or(&ceasing);
             for shard in (0..self.shards).map(ShardId::new) {
@@ -246,7 +250,7 @@ impl Holdings {
         if !std::mem::take(&mut self.stirred) {
             return;
         }
-        for (class, held) in &mut self.classes {
+        for held in self.classes.values_mut() {
             let fresh = held.fresh.without(&held.draining);
             let awaited = held.awaits.values();
             let free = awaited.fold(fresh, |free, awaited| free.without(awaited));
@@ -255,18 +259,14 @@ impl Holdings {
             }
             held.fresh = held.fresh.without(&free);
             let serving = held.serving.entry(self.number).or_default();
-            *serving = serving.or(&free);
+            *serving = Arc::new(serving.or(&free));
             self.changed = true;
-            // Within one view no more happens to what is served than that it grows.
-            if let Some(told) = self.told.as_mut().filter(|told| told.number() == self.number) {
-                told.serve(*class, free.iter(), Epoch(self.number));
-            }
         }
     }
 
     /// Whether a view is new to shards: then they are to be told at once.
     pub(super) fn is_new(&self) -> bool {
-        self.told.as_ref().is_none_or(|told| told.number() < self.number)
+        self.told < self.number
     }
 
     /// Whether more may be served, so that it is worth to [`begin`](Self::begin).
@@ -274,22 +274,23 @@ impl Holdings {
         self.stirred
     }
 
-    /// The snapshot for shards, if it is another one than they have.
-    pub(super) fn take_snapshot(&mut self) -> Option<Arc<Ownership>> {
+    /// What shards are to go by, if it is something else than they do.
+    pub(super) fn take_served(&mut self) -> Option<Arc<Served>> {
         if !std::mem::take(&mut self.changed) {
             return None;
         }
-        if let Some(told) = self.told.as_ref().filter(|told| told.number() == self.number) {
-            return Some(Arc::new(told.clone()));
-        }
-        let mut ownership = Ownership::new(self.number, self.me, Arc::clone(&self.directory));
-        for (class, held) in &self.classes {
-            for (epoch, slots) in &held.serving {
-                ownership.serve(*class, slots.iter(), Epoch(*epoch));
-            }
-        }
-        self.told = Some(ownership.clone());
-        Some(Arc::new(ownership))
+        self.told = self.number;
+        let serving = self.classes.iter().flat_map(|(class, held)| {
+            let by_epoch = held.serving.iter();
+            by_epoch.map(|(epoch, slots)| (*class, Epoch(*epoch), Arc::clone(slots)))
+        });
+        Some(Arc::new(Served {
+            number: self.number,
+            me: self.me,
+            directory: Arc::clone(&self.directory),
+            past: self.past.clone(),
+            serving: serving.collect(),
+        }))
     }
 
     /// Which of `slots` this node does not hold, served or draining.
@@ -320,6 +321,14 @@ impl Holdings {
     /// The number of a view such that this node holds nothing which that view does not give it (**HO3**).
     pub(super) fn settled(&self) -> u64 {
         self.settled
+    }
+}
+
+/// Takes `lost` out, if any of it is there: what stays as it was stays the same one.
+fn lose(slots: &mut Arc<SlotSet>, lost: &SlotSet) {
+    let left = slots.without(lost);
+    if left.len() < slots.len() {
+        *slots = Arc::new(left);
     }
 }
 
@@ -370,7 +379,7 @@ mod tests {
     }
 
     fn standings(holdings: &mut Holdings) -> (usize, usize) {
-        let snapshot = holdings.take_snapshot().expect("there is another one");
+        let snapshot = holdings.take_served().expect("there is another one").ownership();
         let standings = (0..=u16::MAX).map(|slot| snapshot.standing_of(CLASS, slot));
         let mut counts = (0, 0);
         for standing in standings {
@@ -407,7 +416,7 @@ mod tests {
         assert_eq!(shard_drains(&mut holdings, 2, 1, &lost), [(B, CLASS, lost.clone())]);
         assert_eq!(holdings.settled(), 2);
         assert_eq!(holdings.not_held(CLASS, &lost), lost);
-        assert_eq!(holdings.take_snapshot().map(|_| ()), None, "nothing is new to shards");
+        assert_eq!(holdings.take_served(), None, "nothing is new to shards");
     }
 
     #[test]
@@ -418,7 +427,7 @@ mod tests {
         shard_drains(&mut holdings, 2, 0, &lost);
         assert_eq!(shard_drains(&mut holdings, 2, 1, &lost), [], "they are its own");
         holdings.begin();
-        let snapshot = holdings.take_snapshot().unwrap();
+        let snapshot = holdings.take_served().unwrap().ownership();
         for slot in 0..=u16::MAX {
             let epoch = if lost.contains(slot) { 3 } else { 1 };
             assert_eq!(snapshot.epoch_of(CLASS, slot), Some(Epoch(epoch)));
@@ -436,7 +445,7 @@ mod tests {
         holdings.released(A, 1, (CLASS, &some));
         holdings.released(C, 2, (CLASS, &some));
         holdings.begin();
-        assert!(holdings.take_snapshot().is_none(), "nobody else and no earlier view says it");
+        assert!(holdings.take_served().is_none(), "nobody else and no earlier view says it");
         holdings.released(A, 2, (CLASS, &some));
         holdings.begin();
         assert_eq!(standings(&mut holdings), (100, mine.len() - 100));

@@ -66,7 +66,7 @@ impl Life {
         if self.holdings.is_stirred() && (self.holdings.is_new() || self.serve_at <= now) {
             self.serve_at = now + SERVE;
             self.holdings.begin();
-            out.extend(self.holdings.take_snapshot().map(Effect::Serve));
+            out.extend(self.holdings.take_served().map(Effect::Serve));
         }
     }
 

@@ -11,9 +11,10 @@
 //! # Not here
 //! What has to be done: `plan`.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use epicserver_wire::Time;
+use epicserver_wire::{NodeId, Time};
 
 use super::life::{Change, Life, Need};
 use super::plan::{Lessee, Plan, lease_of, plan};
@@ -41,6 +42,11 @@ const JOIN_LOOK: Duration = Duration::from_secs(3);
 const JOIN_LOOK_MAX: Duration = Duration::from_secs(30);
 /// How long after a lease should have expired it is looked at.
 const EXPIRED: Duration = Duration::from_millis(20);
+
+fn lease<'a>(leases: &[&'a Lease], node: NodeId) -> Option<&'a Lease> {
+    let at = leases.binary_search_by_key(&node, |lease| lease.node).ok()?;
+    leases.get(at).copied()
+}
 
 /// How long the node of this rank lets others act before it does.
 fn step_in(rank: usize) -> Duration {
@@ -91,24 +97,27 @@ impl Life {
         }
     }
 
-    /// How many come before this node when something has to be done.
-    fn rank(&self, lessees: Option<&[Lessee]>) -> usize {
+    /// How many come before this node when something has to be done; with the leases, which are by node, if they are at
+    /// hand.
+    fn rank(&self, leases: Option<&[&Lease]>) -> usize {
         let me = self.me();
-        let lives = |node| match lessees {
-            Some(lessees) => lease_of(lessees, node).is_some_and(|lessee| lessee.lives),
+        let lives = |node| match leases {
+            Some(leases) => lease(leases, node).is_some_and(|lease| !lease.left.is_zero()),
             None => true,
         };
         let members = self.view.as_ref().map_or(&[][..], |view| &view.members);
         let able =
-            |member: &&Member| lives(member.node()) && !self.suspicion.is_dead(member.node());
+            |member: &&Member| !self.suspicion.is_dead(member.node()) && lives(member.node());
         let able = members.iter().filter(able);
-        if let Some(this) = members.iter().find(|member| member.node() == me) {
+        if let Some(this) = self.view.as_ref().and_then(|view| view.member(me)) {
             let before = |member: &&Member| (member.leaving, member.node()) < (this.leaving, me);
             return able.filter(before).count();
         }
-        let joins =
-            |lessee: &&Lessee| lessee.wants_alive() == Some(Wants::Join) && lessee.node < me;
-        able.count() + lessees.unwrap_or(&[]).iter().filter(joins).count()
+        let others = leases.unwrap_or(&[]).iter().take_while(|lease| lease.node < me);
+        let others =
+            others.filter(|lease| !self.view.as_ref().is_some_and(|view| view.has(lease.node)));
+        let joins = |lease: &Lease| Lessee::of(lease).wants_alive() == Some(Wants::Join);
+        able.count() + others.filter(|lease| joins(lease)).count()
     }
 
     /// When the node of this rank looks again, if nothing is to be done.
@@ -163,19 +172,24 @@ impl Life {
             self.read_after = now + self.hurried(READ_AGAIN);
             return;
         }
-        let mut lessees: Vec<Lessee> = leases.iter().map(Lessee::of).collect();
-        lessees.sort_unstable_by_key(|lessee| lessee.node);
+        let mut leases: Vec<&Lease> = leases.iter().collect();
+        leases.sort_unstable_by_key(|lease| lease.node);
+        if self.wait_at <= now {
+            self.waits = (self.waits + 1).min(4);
+            self.wait_at = now + self.hurried((WAIT * (1 << self.waits)).min(WAIT_MAX));
+        }
+        let rank = self.rank(Some(&leases));
+        let looks = rank == 0 || self.look_at <= now;
+        // Most read for the view alone: then only those who are waited for have anything to say.
+        let awaited: BTreeSet<NodeId> = self.holdings.awaited().map(|(node, ..)| node).collect();
+        leases.retain(|lease| looks || awaited.contains(&lease.node));
+        let lessees: Vec<Lessee> = leases.into_iter().map(Lessee::of).collect();
         for lessee in &lessees {
             if let Some(record) = &lessee.record {
                 self.holdings.settles(lessee.node, record.settled);
             }
         }
-        if self.wait_at <= now {
-            self.waits = (self.waits + 1).min(4);
-            self.wait_at = now + self.hurried((WAIT * (1 << self.waits)).min(WAIT_MAX));
-        }
-        let rank = self.rank(Some(&lessees));
-        if rank == 0 || self.look_at <= now {
+        if looks {
             self.look(now, (number, rank), &lessees, out);
         }
     }

@@ -3,7 +3,7 @@
 use super::said::{About, Said};
 use super::*;
 use crate::coordinator::Lease;
-use crate::ownership::{Epoch, Standing};
+use crate::ownership::{Epoch, Ownership, Standing};
 use crate::view::{Delta, Past, Record, Wants};
 
 const ME: NodeId = NodeId::new(20);
@@ -112,8 +112,8 @@ impl Node {
 
     fn served(&self) -> Option<Arc<Ownership>> {
         self.out.iter().rev().find_map(|effect| {
-            let Effect::Serve(ownership) = effect else { return None };
-            Some(Arc::clone(ownership))
+            let Effect::Serve(served) = effect else { return None };
+            Some(Arc::new(served.ownership()))
         })
     }
 

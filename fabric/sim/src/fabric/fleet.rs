@@ -218,7 +218,7 @@ impl<'s> Fleet<'s> {
                 self.feed(whom.host, Event::Behind { view });
             }
             Happening::Told { whom } => self.feed(whom.host, Event::Leave),
-            Happening::Snapshot { whom, shard, ownership } => self.snapshot(whom, shard, ownership),
+            Happening::Snapshot { whom, shard, served } => self.snapshot(whom, shard, served),
             Happening::Drained { whom, shard, view, places } => {
                 self.drained(whom, (shard, view), places);
             }

@@ -6,9 +6,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use epicserver_proto::control::{Config, Control, Stage};
+use epicserver_proto::Atlas;
+use epicserver_proto::control::{Config, Control, Served, Stage, Turnover};
 use epicserver_proto::view::{Member, Share};
-use epicserver_proto::{Atlas, Ownership, Turnover};
 use epicserver_wire::{NodeId, Time};
 
 use super::clock::Clock;
@@ -19,15 +19,15 @@ use crate::rng::Rng;
 #[derive(Default)]
 pub(super) struct Shard {
     /// What it goes by.
-    pub(super) ownership: Option<Arc<Ownership>>,
+    pub(super) served: Option<Arc<Served>>,
     /// When the last snapshot that was sent to it arrives.
     pub(super) last: Time,
 }
 
 impl Shard {
     /// Goes by another snapshot.
-    pub(super) fn take(&mut self, next: Arc<Ownership>) -> Turnover {
-        let before = self.ownership.replace(Arc::clone(&next));
+    pub(super) fn take(&mut self, next: Arc<Served>) -> Turnover {
+        let before = self.served.replace(Arc::clone(&next));
         next.turnover(before.as_deref())
     }
 }

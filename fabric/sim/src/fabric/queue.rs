@@ -7,8 +7,7 @@ use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
 use std::sync::Arc;
 
-use epicserver_proto::Ownership;
-use epicserver_proto::control::AskId;
+use epicserver_proto::control::{AskId, Served};
 use epicserver_proto::coordinator::{Answer, Ask};
 use epicserver_wire::{ClassId, NodeId, Time};
 
@@ -71,7 +70,7 @@ pub(super) enum Happening {
     Snapshot {
         whom: Whom,
         shard: usize,
-        ownership: Arc<Ownership>,
+        served: Arc<Served>,
     },
     /// A shard has drained slots.
     Drained {

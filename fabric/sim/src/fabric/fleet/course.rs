@@ -6,8 +6,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use epicserver_proto::control::Event;
-use epicserver_proto::{Epoch, Ownership};
+use epicserver_proto::Epoch;
+use epicserver_proto::control::{Event, Served};
 use epicserver_wire::{NodeId, ShardId, Time};
 
 use super::Fleet;
@@ -22,33 +22,34 @@ use crate::mutant::Mutant;
 const SEEN: Duration = Duration::from_millis(50);
 
 impl Fleet<'_> {
-    pub(super) fn snapshot(&mut self, whom: Whom, shard: usize, ownership: Arc<Ownership>) {
+    pub(super) fn snapshot(&mut self, whom: Whom, shard: usize, served: Arc<Served>) {
         self.note(11, whom.host);
-        let (host, view) = (whom.host, ownership.number());
+        let (host, view) = (whom.host, served.number());
         let machine = &mut self.hosts[host].shards[shard];
-        let before = machine.ownership.clone();
+        let before = machine.served.clone();
         if before.as_ref().is_some_and(|before| before.number() > view) {
             self.tally.count("snapshots older than the last", 1);
         }
-        let turnover = machine.take(ownership);
-        let ceases: usize = turnover.ceases.iter().map(|(_, slots)| slots.len()).sum();
-        self.hosts[host].serves[shard] += turnover.begins.len();
-        self.hosts[host].serves[shard] -= ceases;
-        for (class, slot, Epoch(epoch)) in turnover.begins {
+        let count = served.count();
+        let turnover = machine.take(served);
+        self.hosts[host].serves[shard] = count;
+        for (class, Epoch(epoch), slots) in turnover.begins {
             let epoch = if self.mutant == Some(Mutant::EpochNotRaised) { 1 } else { epoch };
-            let place = self.place(class, slot);
-            if self.check.begin(place, host, epoch) {
-                self.look_for_another(host, place);
+            let first = self.place(class, 0);
+            for place in slots.into_iter().map(|slot| first + usize::from(slot)) {
+                if self.check.begin(place, host, epoch) {
+                    self.look_for_another(host, place);
+                }
             }
         }
         if !turnover.ceases.is_empty() {
             self.drain(whom, (shard, view), turnover.ceases);
         }
-        if let Some(before) = before.filter(|_| self.mutant == Some(Mutant::StaleViewAccepted))
+        if let Some(served) = before.filter(|_| self.mutant == Some(Mutant::StaleViewAccepted))
             && self.rng.one_in(6)
         {
             let at = self.after(Duration::from_millis(200));
-            self.queue.put(at, Happening::Snapshot { whom, shard, ownership: before });
+            self.queue.put(at, Happening::Snapshot { whom, shard, served });
         }
     }
 
@@ -78,9 +79,9 @@ impl Fleet<'_> {
     pub(super) fn drained(&mut self, whom: Whom, (shard, view): (usize, u64), places: Places) {
         self.note(12, whom.host);
         for (class, slots) in &places {
+            let first = self.place(*class, 0);
             for slot in slots {
-                let place = self.place(*class, *slot);
-                self.check.cease(place, whom.host);
+                self.check.cease(first + usize::from(*slot), whom.host);
             }
         }
         self.say_drained(whom.host, (shard, view), places);

@@ -31,7 +31,7 @@ impl Fleet<'_> {
             Effect::View(view) => {
                 self.note(5, host ^ usize::try_from(view.number).unwrap_or(0) << 16)
             }
-            Effect::Serve(ownership) => {
+            Effect::Serve(served) => {
                 self.note(6, host);
                 let whom = self.whom(host);
                 for shard in 0..self.hosts[host].shards.len() {
@@ -39,8 +39,8 @@ impl Fleet<'_> {
                     let machine = &mut self.hosts[host].shards[shard];
                     // Rings keep order.
                     machine.last = machine.last.max(soon);
-                    let (at, ownership) = (machine.last, ownership.clone());
-                    self.queue.put(at, Happening::Snapshot { whom, shard, ownership });
+                    let (at, served) = (machine.last, served.clone());
+                    self.queue.put(at, Happening::Snapshot { whom, shard, served });
                 }
             }
             Effect::Say { to, bytes } => self.say(host, to, bytes),
