@@ -15,9 +15,11 @@ mod input;
 mod payload;
 pub mod seeds;
 mod stream;
+mod view;
 
 pub use chunks::chunks;
 pub use handshake::handshake;
 pub use header::header;
 pub use payload::payload;
 pub use stream::stream;
+pub use view::view;

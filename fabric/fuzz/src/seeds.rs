@@ -1,10 +1,11 @@
 //! What the fuzzer begins with: a few inputs of each target, made here, and kept beside the
 //! code. Tests compare and try them.
 
+use epicserver_proto::view::{Delta, Member, Past, Record, Share, View, Wants};
 use epicserver_wire::frame::FrameMut;
 use epicserver_wire::header::{Header, Kind, Opened, append};
 use epicserver_wire::{
-    Born, ChainId, ClassId, EntityId, IntoKey as _, Path, SectionId, ShardId, Time, TypeId,
+    Born, ChainId, ClassId, EntityId, IntoKey as _, NodeId, Path, SectionId, ShardId, Time, TypeId,
 };
 
 /// Inputs by their names.
@@ -17,13 +18,14 @@ pub type Target = (&'static str, fn(&[u8]), Seeds);
 /// # Panics
 /// If a sample cannot be made.
 #[must_use]
-pub fn targets() -> [Target; 5] {
+pub fn targets() -> [Target; 6] {
     [
         ("chunks", crate::chunks, chunks()),
         ("handshake", handshake, handshakes()),
         ("header", crate::header, headers()),
         ("payload", crate::payload, crate::payload::samples::all()),
         ("stream", crate::stream, streams()),
+        ("view", crate::view, views()),
     ]
 }
 
@@ -134,4 +136,44 @@ fn chunks() -> Seeds {
         vec![1, 0, 0, 16, 7, 0, 1, 0, 9, 1, 0xff, 0xff, 1, 0xff, 0xff, 2, 1, 64, 0, 3, 0, 0];
     let session = vec![2, 1, 0, 5, 0, 1, 1, 0, 5, 0, 2, 9, 0, 0, 0, 3, 7, 18, 0, 8, 0, 0, 3];
     named([("incoming", incoming), ("transfers", transfers), ("session", session)])
+}
+
+/// The first byte is a choice of `view`.
+fn views() -> Seeds {
+    let member = |node, name: &str| Member {
+        addresses: vec!["tcp://10.0.0.1:7".to_owned()],
+        name: name.to_owned(),
+        ..Member::of(NodeId::new(node), 2)
+    };
+    let share = Share { weight: 7, classes: vec![ClassId::of("gpu")], ..Share::of(NodeId::new(3)) };
+    let history = vec![Past { number: 4, shares: vec![Share::of(NodeId::new(1)), share] }];
+    let before = View { number: 5, members: vec![member(1, "a"), member(3, "")], history };
+    let leaving = Member { leaving: true, ..member(1, "a") };
+    let history = vec![before.as_past()];
+    let after = View { number: 6, members: vec![leaving, member(2, "b")], history };
+    let delta = Delta::between(&before, &after).expect("its history is that view");
+    let first = View { number: 2, members: vec![member(1, "a")], history: Vec::new() };
+    let grown = Delta::between(&View { number: 1, members: Vec::new(), ..first.clone() }, &first);
+    let record = Record { member: member(1, "a"), wants: Wants::Stay, settled: 5 };
+    let marked = |what: u8, bytes: Vec<u8>| [&[what], &bytes[..]].concat();
+    // By a view, of the default class: a list of slots, and bits.
+    let about = |what: u8, number: u8| [&[3, what, number], &[0; 9][..]].concat();
+    let ping = [
+        &[3, 1][..],
+        &[2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+        &[1, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+        &[0, 9, 0, 0],
+    ];
+    let mut bits = [&about(3, 4)[..], &[1, 0, 0]].concat();
+    bits.extend([0xf0; 2048]);
+    named([
+        ("asked", [&about(2, 3)[..], &[0, 1, 0, 2, 0, 7, 1]].concat()),
+        ("released", bits),
+        ("suspicion", ping.concat()),
+        ("whole", [&[3, 4], &after.write()[..]].concat()),
+        ("delta", marked(2, delta.write())),
+        ("grown", marked(2, grown.expect("it has no history").write())),
+        ("record", marked(1, record.write())),
+        ("view", marked(0, after.write())),
+    ])
 }

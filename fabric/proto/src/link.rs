@@ -123,6 +123,8 @@ pub enum Effect {
     },
     /// The peer is of the fabric: messages between shards may pass.
     Established(Peer),
+    /// The peer's control thread says this.
+    Control(Vec<u8>),
     /// End the link, once what was sent has left.
     Close(Closed),
 }
@@ -333,8 +335,9 @@ impl Link {
                 out.push(Effect::Send { kind: Kind::Pong, payload: Vec::new() });
             }
             (Kind::Pong, true) => {}
-            (Kind::Ping | Kind::Pong, false) => {
-                self.violated("a sign of life before the handshake", out);
+            (Kind::Control, true) => out.push(Effect::Control(payload.to_vec())),
+            (Kind::Ping | Kind::Pong | Kind::Control, false) => {
+                self.violated("a message before the handshake", out);
             }
             (
                 Kind::Call

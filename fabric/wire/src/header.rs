@@ -85,11 +85,13 @@ pub enum Kind {
     /// Of all that was said before a flush, nothing waits there that the sender must not run by this view.
     /// The payload lists the slots that it still empties.
     Flushed = 15,
+    /// What the control thread of one node says to that of another.
+    Control = 16,
 }
 
 impl Kind {
     /// Every one.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Call,
         Self::Tell,
         Self::Reply,
@@ -105,6 +107,7 @@ impl Kind {
         Self::Returned,
         Self::Flush,
         Self::Flushed,
+        Self::Control,
     ];
 
     fn of(byte: u8) -> Option<Self> {
@@ -120,7 +123,7 @@ impl Kind {
     /// Whether the two ends of a link speak it, rather than two shards.
     #[must_use]
     pub fn is_of_the_link(self) -> bool {
-        matches!(self, Self::Ping | Self::Pong | Self::Goodbye | Self::Handshake)
+        matches!(self, Self::Ping | Self::Pong | Self::Goodbye | Self::Handshake | Self::Control)
     }
 }
 

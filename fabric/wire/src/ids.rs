@@ -31,6 +31,12 @@ pub fn form_hash(text: &str) -> u64 {
     xxh3_64(text.as_bytes())
 }
 
+/// The hash of what was written, to be compared with that of what is read.
+#[must_use]
+pub fn bytes_hash(bytes: &[u8]) -> u64 {
+    xxh3_64(bytes)
+}
+
 #[expect(clippy::cast_possible_truncation, reason = "the low bits of a hash are its short form")]
 const fn low32(hash: u64) -> u32 {
     hash as u32
@@ -92,7 +98,7 @@ impl ClassId {
         self.0
     }
 
-    /// The id that the wire carried as `id`.
+    /// The id that was carried as `id`.
     #[must_use]
     pub const fn from_u16(id: u16) -> Self {
         Self(id)

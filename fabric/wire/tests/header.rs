@@ -17,7 +17,7 @@ use epicserver_wire::{
 use proptest::prelude::*;
 use proptest::sample::Index;
 
-const KINDS: [Kind; 15] = Kind::ALL;
+const KINDS: [Kind; 16] = Kind::ALL;
 
 /// Longest message of a sample: the longest key, all sections, and the longest payload.
 const SAMPLE_BYTES_MAX: usize = 2048;

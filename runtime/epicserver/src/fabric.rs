@@ -322,6 +322,8 @@ impl Control {
                     false => drop(self.links.insert(node, Seen::Lost(Instant::now()))),
                 }
             }
+            // Nothing is agreed on yet that they could speak of.
+            Report::Control { .. } => {}
             Report::Unreachable { address, why } => {
                 tracing::debug!(%address, %why, "unreachable");
                 self.dials.end(address.clone(), Instant::now());

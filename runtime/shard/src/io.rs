@@ -32,7 +32,7 @@ use epicserver_link::{Address, Down, Event, Io, Parcel, Transport};
 use epicserver_node::LinkUp;
 use epicserver_proto::link as machine;
 use epicserver_wire::frame::Frame;
-use epicserver_wire::header::{Glance, Violation};
+use epicserver_wire::header::{Glance, Kind, Violation};
 use epicserver_wire::{LinkId, NodeId, Time};
 
 pub(crate) use self::port::{Outlet, Port, ToIo, port};
@@ -44,6 +44,8 @@ use crate::park::Parker;
 
 /// Entries taken from one shard's ring before the next one is looked at.
 const PORT_BATCH: usize = 64;
+/// Parcels that a link may not have taken before the control thread's messages for it get lost.
+const UNSENT_MAX: usize = 256;
 /// How long closing links may take.
 const GOODBYE: Duration = Duration::from_millis(500);
 
@@ -255,6 +257,12 @@ impl Endpoint {
                 }
             }
             machine::Effect::Established(peer) => self.established(now, link, &peer),
+            machine::Effect::Control(bytes) => {
+                let node = self.links.get_mut(link).and_then(|entry| entry.node);
+                if let Some(node) = node {
+                    self.reports.tell(Report::Control { node, bytes });
+                }
+            }
             machine::Effect::Close(why) => {
                 if let Some(entry) = self.links.get_mut(link) {
                     entry.why = Some(why);
@@ -447,6 +455,7 @@ impl Endpoint {
             busy = true;
             match order {
                 Order::Dial(address) => self.dial(now, address),
+                Order::Say { node, bytes } => self.say(now, node, &bytes),
                 Order::Close => {
                     for link in self.links.ids() {
                         self.advance(now, link, machine::Event::Close);
@@ -455,6 +464,17 @@ impl Endpoint {
             }
         }
         busy
+    }
+
+    /// Passes on what the control thread says. A link that is not emptied takes no more of it.
+    fn say(&mut self, now: Time, node: NodeId, bytes: &[u8]) {
+        let Some(link) = self.links.of_node(node) else { return };
+        let Some(entry) = self.links.get_mut(link) else { return };
+        if entry.unsent.len() < UNSENT_MAX
+            && let Some(parcel) = entry.message(Kind::Control, bytes)
+        {
+            self.submit(now, link, parcel);
+        }
     }
 
     fn dial(&mut self, now: Time, address: Address) {

@@ -70,7 +70,7 @@ impl Core {
             Kind::Returned => self.came_whole(desk, link, frame, message),
             Kind::Flush => self.flush_from(desk, link, &header)?,
             Kind::Flushed => self.flushed_from(desk, link, frame, &message)?,
-            Kind::Ping | Kind::Pong | Kind::Goodbye | Kind::Handshake => {
+            Kind::Ping | Kind::Pong | Kind::Goodbye | Kind::Handshake | Kind::Control => {
                 return Err(Violation::Unexpected("a message of the link among those of shards"));
             }
         }

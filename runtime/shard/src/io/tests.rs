@@ -182,7 +182,7 @@ impl End {
             match report {
                 Report::Up { .. } => ups += 1,
                 Report::Down { why, .. } => downs.push(why),
-                Report::Listening(_) | Report::Unreachable { .. } => {}
+                Report::Listening(_) | Report::Control { .. } | Report::Unreachable { .. } => {}
             }
         }
         (ups, downs)
@@ -247,6 +247,32 @@ fn h10_of_two_links_from_the_end_with_the_smaller_id_the_newer_is_kept_at_both()
         let (ups, downs) = end.reports();
         assert_eq!((ups, downs.len()), (2, 1));
         assert!(matches!(downs.first(), Some(Down::Failed(_))), "{downs:?}");
+    }
+}
+
+#[test]
+fn control_threads_hear_each_other_over_a_link_and_nobody_else() {
+    let mut ends = pair();
+    let say = |ends: &[End; 2], to: usize| {
+        let order = Order::Say { node: node(to), bytes: b"hello".to_vec() };
+        assert!(ends[1 - to].wires.order(order));
+    };
+    say(&ends, 1);
+    go_round(&mut ends);
+    ends[0].dial();
+    go_round(&mut ends);
+    say(&ends, 0);
+    say(&ends, 1);
+    go_round(&mut ends);
+    for (me, end) in ends.iter().enumerate() {
+        let heard = std::iter::from_fn(|| end.wires.report()).filter_map(|report| match report {
+            Report::Control { node, bytes } => Some((node, bytes)),
+            Report::Listening(_)
+            | Report::Up { .. }
+            | Report::Down { .. }
+            | Report::Unreachable { .. } => None,
+        });
+        assert_eq!(heard.collect::<Vec<_>>(), [(node(1 - me), b"hello".to_vec())]);
     }
 }
 

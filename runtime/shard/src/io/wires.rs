@@ -24,6 +24,13 @@ pub(super) const ORDERS_MAX: usize = 1024;
 pub enum Order {
     /// Reach the node at this address.
     Dial(Address),
+    /// Say this to the control thread of a node, if there is a link to it and room on that. It may get lost.
+    Say {
+        /// Which.
+        node: NodeId,
+        /// What.
+        bytes: Vec<u8>,
+    },
     /// Say goodbye to every peer and close every link.
     Close,
 }
@@ -48,6 +55,13 @@ pub enum Report {
         node: NodeId,
         /// Why.
         why: Down,
+    },
+    /// The control thread of a node says something. Gets lost if too many reports wait.
+    Control {
+        /// Which.
+        node: NodeId,
+        /// What.
+        bytes: Vec<u8>,
     },
     /// An address was dialled in vain. Each dial ends by this or by [`Up`](Self::Up), unless more reports
     /// wait than there is room for.
@@ -112,8 +126,9 @@ impl Reports {
                 drop(self.late.insert(node, report));
                 self.catch_up();
             }
-            // The first report of all finds room, and an address of which nothing is said is dialled again.
-            Report::Listening(_) | Report::Unreachable { .. } => {
+            // The first report of all finds room, an address of which nothing is said is dialled again, and control
+            // threads say again what nobody answers.
+            Report::Listening(_) | Report::Control { .. } | Report::Unreachable { .. } => {
                 drop(self.wires.reports.push(report));
             }
         }
@@ -141,7 +156,10 @@ mod tests {
     fn nodes(wires: &Wires) -> Vec<(u64, u16)> {
         let up = |report| match report {
             Report::Up { node, shards, .. } => Some((node.as_u64(), shards)),
-            Report::Listening(_) | Report::Down { .. } | Report::Unreachable { .. } => None,
+            Report::Listening(_)
+            | Report::Down { .. }
+            | Report::Control { .. }
+            | Report::Unreachable { .. } => None,
         };
         std::iter::from_fn(|| wires.report()).filter_map(up).collect()
     }
