@@ -27,6 +27,8 @@ mod view;
 
 use std::io::Write as _;
 
+use epicserver_wire::NodeId;
+
 use crate::{Coordinator, Wake};
 
 pub use client::Client;
@@ -44,6 +46,12 @@ pub trait Subject: Sync {
 
     /// Ends what keeps the data as a crash does, and starts it again; false if there is no such thing. Handles stay open.
     fn restart(&self) -> bool {
+        false
+    }
+
+    /// Makes the coordinator forget all it knows of `node`, as it may after a long time; false if that cannot be.
+    fn forget(&self, node: NodeId) -> bool {
+        let _ = node;
         false
     }
 
@@ -178,6 +186,7 @@ macro_rules! __behaviours {
                     a_release_of_nothing_is_a_release,
                     a_node_without_a_lease_can_be_ended_and_never_gets_one,
                     a_node_may_be_ended_twice,
+                    a_node_that_is_forgotten_gets_no_second_lease,
                     an_overtaken_change_ends_nothing,
                     many_leases_are_read_in_order_and_ended_at_once,
                 }

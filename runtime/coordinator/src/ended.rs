@@ -34,6 +34,11 @@ impl Ended {
         self.0.drain(..self.0.len().saturating_sub(ENDED_MAX));
     }
 
+    #[cfg(test)]
+    pub(crate) fn forget(&mut self, node: NodeId) {
+        self.0.retain(|there| *there != node);
+    }
+
     /// All of them, oldest first.
     pub fn iter(&self) -> impl Iterator<Item = NodeId> {
         self.0.iter().copied()

@@ -28,6 +28,7 @@ mod ended;
 mod far;
 pub mod fixed;
 mod known;
+pub mod local;
 mod memory;
 mod near;
 mod wake;
@@ -74,7 +75,7 @@ pub struct AskId(pub u64);
 /// One process's way to its fabric's coordinator.
 ///
 /// To drop it waits for the ask that is being carried out, at the most; the others have no answer. It releases no lease:
-/// where the coordinator sees that a lease's holder is gone, the lease is over at once, else it runs
+/// where the coordinator sees that a lease's holder is gone, as [`local`] does, the lease is over at once, else it runs
 /// out. So drop it only when no turn runs any more.
 pub trait Coordinator: fmt::Debug + Send {
     /// What this kind of coordinator is called, in configuration and logs.

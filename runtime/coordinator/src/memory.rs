@@ -64,6 +64,14 @@ impl Memory {
     pub fn skip(&self, time: Duration) {
         lock(&self.0).skipped += time;
     }
+
+    /// Forgets what it knows of `node`, as coordinators do after a long time.
+    #[cfg(test)]
+    pub(crate) fn forget(&self, node: NodeId) {
+        let mut world = lock(&self.0);
+        world.leases.remove(&node);
+        world.ended.forget(node);
+    }
 }
 
 impl fmt::Debug for Memory {

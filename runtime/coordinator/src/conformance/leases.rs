@@ -134,6 +134,23 @@ pub(super) fn a_node_may_be_ended_twice(subject: &dyn Subject) {
     assert_eq!(client.renew(NONE, b"", LONG), Answer::Evicted, "CO2");
 }
 
+pub(super) fn a_node_that_is_forgotten_gets_no_second_lease(subject: &dyn Subject) {
+    let mut client = Client::open(subject);
+    assert_eq!(client.renew(ONE, b"", SHORT), renewed(0));
+    client.wait_out(ONE);
+    assert_eq!(client.change(0, b"view", &[ONE]), changed(1));
+    assert_eq!(client.renew(TWO, b"", LONG), renewed(1));
+    for node in [ONE, TWO] {
+        if !subject.forget(node) {
+            return;
+        }
+        for _ in 0..2 {
+            assert_eq!(client.renew(node, b"", LONG), Answer::Evicted, "CN4");
+        }
+    }
+    assert_eq!(client.read().1, []);
+}
+
 pub(super) fn an_overtaken_change_ends_nothing(subject: &dyn Subject) {
     let (mut one, mut other) = (Client::open(subject), Client::open(subject));
     assert_eq!(one.renew(ONE, b"", SHORT), renewed(0));

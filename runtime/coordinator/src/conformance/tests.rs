@@ -15,6 +15,11 @@ impl Subject for OfMemory {
     fn another(&self) -> Box<dyn Subject> {
         Box::new(Self(Memory::new()))
     }
+
+    fn forget(&self, node: NodeId) -> bool {
+        self.0.forget(node);
+        true
+    }
 }
 
 fn memory() -> Result<OfMemory, Lacks> {
