@@ -195,6 +195,9 @@ impl Local {
         if !there && seen.len() >= LEASES_MAX {
             return Err(format!("there are {LEASES_MAX} leases already"));
         }
+        if !State::exists(&self.folder)? {
+            state.write(&self.folder)?;
+        }
         let (alive, locked) = Alive::make(&self.folder, node)?;
         alive.write(&self.folder, boot_time() + ask.ttl)?;
         leases::write(&self.folder, &self.boot, node, &ask.record)?;

@@ -106,6 +106,7 @@ impl Subject for Local {
                 bytes[12..20].copy_from_slice(&sum);
                 write(&self.of_node("lease"), &bytes);
             }
+            8 => std::fs::remove_file(&state).expect("it is there"),
             _ => return None,
         }
         Some(match way {
@@ -116,7 +117,8 @@ impl Subject for Local {
             4 => "no file of a coordinator",
             5 => "longer than",
             6 => "is damaged",
-            _ => "for one machine",
+            7 => "for one machine",
+            _ => "it is gone, and there are leases",
         })
     }
 

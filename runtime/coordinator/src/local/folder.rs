@@ -80,6 +80,15 @@ impl Folder {
         Ok(Some(bytes))
     }
 
+    /// Whether there is a file `name`.
+    pub(super) fn exists(&self, name: &str) -> Result<bool, Why> {
+        match self.open_file(name, OFlags::RDONLY) {
+            Ok(_) => Ok(true),
+            Err(Errno::NOENT) => Ok(false),
+            Err(errno) => Err(self.why("open", name, errno)),
+        }
+    }
+
     /// Puts `bytes` in place of what is in the file `name`, as one step.
     pub(super) fn replace(&self, name: &str, bytes: &[u8]) -> Result<(), Why> {
         self.put(name, bytes, false).map_err(|errno| self.why("write", name, errno))

@@ -10,7 +10,6 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use epicserver_wire::NodeId;
-use rustix::fs::OFlags;
 use rustix::io::Errno;
 
 use super::folder::{Folder, UNFINISHED};
@@ -98,12 +97,12 @@ fn see_one(folder: &Folder, boot: &Boot, node: NodeId) -> Result<Option<Seen>, W
 
 /// Whether `node` has a lease here, whatever is in it.
 pub(super) fn exists(folder: &Folder, node: NodeId) -> Result<bool, Why> {
-    let name = file_name(node);
-    match folder.open_file(&name, OFlags::RDONLY) {
-        Ok(_) => Ok(true),
-        Err(Errno::NOENT) => Ok(false),
-        Err(errno) => Err(folder.why("open", &name, errno)),
-    }
+    folder.exists(&file_name(node))
+}
+
+/// Whether anybody has.
+pub(super) fn any(folder: &Folder) -> Result<bool, Why> {
+    Ok(folder.names()?.iter().any(|name| node_of(name, SUFFIX).is_some()))
 }
 
 pub(super) fn write(folder: &Folder, boot: &Boot, node: NodeId, record: &[u8]) -> Result<(), Why> {

@@ -8,8 +8,8 @@
 
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::Why;
 use super::folder::Folder;
+use super::{Why, leases};
 use crate::{ENDED_MAX, Ended, VIEW_BYTES_MAX};
 
 const NAME: &str = "state";
@@ -30,8 +30,19 @@ pub(super) struct State {
 impl State {
     /// What is there; nothing has happened if there is no file.
     pub(super) fn read(folder: &Folder) -> Result<Self, Why> {
-        let Some(bytes) = folder.read(NAME, BYTES_MAX)? else { return Ok(Self::default()) };
+        let Some(bytes) = folder.read(NAME, BYTES_MAX)? else {
+            // A first lease writes it, so it was removed: nobody knows which number comes next.
+            if leases::any(folder)? {
+                return Err(folder.why("use", NAME, "it is gone, and there are leases"));
+            }
+            return Ok(Self::default());
+        };
         Self::from_bytes(&bytes).map_err(|why| folder.why("use", NAME, why))
+    }
+
+    /// Whether there is a file.
+    pub(super) fn exists(folder: &Folder) -> Result<bool, Why> {
+        folder.exists(NAME)
     }
 
     pub(super) fn write(&self, folder: &Folder) -> Result<(), Why> {
