@@ -17,8 +17,11 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// How often it is tried whether it does.
 const AGAIN: Duration = Duration::from_millis(10);
 
-/// Obeys words on its input: the server lives no longer than whoever writes them, however that ends.
+/// Obeys words on its input: the server lives no longer than whoever writes them, however that ends. What interrupts a test
+/// is sent to all that it has started, and the keeper has still to tidy up then. Processes that a killed server leaves behind
+/// end soon, and may write until then.
 const KEEPER: &str = r#"
+trap '' INT TERM HUP
 folder=$1; shift
 while read -r word; do
     case $word in
@@ -31,7 +34,10 @@ while read -r word; do
 done
 kill -KILL $server 2>/dev/null
 wait
-rm -rf "$folder"
+for _ in 1 2 3 4 5; do
+    rm -rf "$folder" && break
+    sleep 1
+done 2>/dev/null
 "#;
 
 /// A folder in the place for temporary ones that nobody else has. The keeper of a server removes it.
@@ -79,15 +85,23 @@ impl Server {
     /// # Panics
     /// If it does not.
     pub fn start<S: AsRef<OsStr>>(folder: PathBuf, address: SocketAddr, command: &[S]) -> Self {
+        let mut server = Self::prepare(folder, address, command);
+        server.listen();
+        server
+    }
+
+    /// The same, but it is not started yet; its folder lasts as long as this does.
+    ///
+    /// # Panics
+    /// If there is no shell.
+    pub fn prepare<S: AsRef<OsStr>>(folder: PathBuf, address: SocketAddr, command: &[S]) -> Self {
         let mut shell = Command::new("sh");
         shell.args(["-c", KEEPER, "keeper"]).arg(&folder).args(command);
         let mut keeper =
             shell.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("there is a shell");
         let words = keeper.stdin.take();
         let done = BufReader::new(keeper.stdout.take().expect("its output is piped")).lines();
-        let mut server = Self { keeper, words, done, folder, address };
-        server.listen();
-        server
+        Self { keeper, words, done, folder, address }
     }
 
     /// Kills it, as the kernel would, with no chance to tidy up, and starts it again.
