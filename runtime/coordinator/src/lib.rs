@@ -31,6 +31,8 @@ mod known;
 pub mod local;
 mod memory;
 mod near;
+#[cfg(feature = "tls")]
+pub mod tls;
 mod wake;
 mod work;
 
