@@ -11,7 +11,10 @@ mod chunks;
 mod framing;
 mod handshake;
 mod header;
+mod hostlist;
 mod input;
+#[path = "../../../runtime/epicserver/src/discovery/hostlist.rs"]
+mod lists;
 mod payload;
 pub mod seeds;
 mod stream;
@@ -19,5 +22,6 @@ mod stream;
 pub use chunks::chunks;
 pub use handshake::handshake;
 pub use header::header;
+pub use hostlist::hostlist;
 pub use payload::payload;
 pub use stream::stream;

@@ -17,11 +17,12 @@ pub type Target = (&'static str, fn(&[u8]), Seeds);
 /// # Panics
 /// If a sample cannot be made.
 #[must_use]
-pub fn targets() -> [Target; 5] {
+pub fn targets() -> [Target; 6] {
     [
         ("chunks", crate::chunks, chunks()),
         ("handshake", handshake, handshakes()),
         ("header", crate::header, headers()),
+        ("hostlist", crate::hostlist, hostlists()),
         ("payload", crate::payload, crate::payload::samples::all()),
         ("stream", crate::stream, streams()),
     ]
@@ -64,6 +65,18 @@ fn headers() -> Seeds {
     let mut later = ping.clone();
     later[0] = 2;
     named([("call", call), ("chunk", chunk), ("ping", ping), ("three", all), ("version", later)])
+}
+
+fn hostlists() -> Seeds {
+    let text = |text: &str| text.as_bytes().to_vec();
+    named([
+        ("plain", text("left,right.example")),
+        ("ranges", text("n[001-012,7],login-[1-2]")),
+        ("brackets", text("rack[0-1]node[00-03]-ib[1,3].example")),
+        ("many", text("n[0-9][0-9][0-9]")),
+        ("open", text("n[1-2],m[3")),
+        ("counts", text("4(x2),1,12(x3)")),
+    ])
 }
 
 fn streams() -> Seeds {

@@ -18,6 +18,7 @@
 
 mod entry;
 mod folder;
+pub mod hostlist;
 #[cfg(test)]
 mod tests;
 mod watch;
