@@ -320,7 +320,7 @@ impl Control {
                     false => drop(self.links.insert(node, Seen::Lost(Instant::now()))),
                 }
             }
-            Report::Unreachable { address, why } => {
+            Report::Unreachable { address, why, refused: _ } => {
                 tracing::debug!(%address, %why, "unreachable");
                 self.dials.end(address.clone(), Instant::now());
                 self.joining.ways.failed(address, Instant::now());
