@@ -1,7 +1,7 @@
 //! Entries: what one node's file says.
 //!
 //! # Not here
-//! Files. The invariants: they are in `discovery`.
+//! Files. The invariants: they are in `host`.
 
 use epicserver_link::Address;
 use epicserver_wire::NodeId;
