@@ -1,13 +1,24 @@
 //! Discovery: addresses at which nodes of the same fabric might be, and nothing else.
 //!
+//! Each [`Source`] says what it knows: this host's run directory, the seeds that were configured, the
+//! coordinator's registry. [`Search`] puts that together, and says whom to dial.
+//!
 //! # Not here
 //! Who is a member, and whether a node that was found knows the key: the handshake tells, and the fabric
 //! decides.
 
 mod host;
 pub mod hostlist;
+mod registry;
+mod search;
+mod source;
+mod strangers;
 
 pub use host::{
     ADDRESS_BYTES_MAX, ADDRESSES_MAX, Counts, Discovery, DiscoveryError, ENTRY_BYTES_MAX,
     FILES_MAX, FOUND_MAX, Found, LOOK_AGAIN,
 };
+pub use registry::Registry;
+pub use search::{LEADER_GRACE, PATIENCE, Search, SearchCounts};
+pub use source::{CANDIDATES_MAX, Candidate, Fixed, Source};
+pub use strangers::{QUIET, Strangers};
