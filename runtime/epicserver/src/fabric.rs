@@ -13,6 +13,7 @@
 //! owns an entity; a call that meets the wrong one is sent again. Whom to dial: that is `discovery`.
 
 mod key;
+mod sources;
 mod ways;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -33,7 +34,8 @@ use epicserver_wire::NodeId;
 use epicserver_wire::header::Credit;
 
 use crate::config::{Config, DriverKind, IoThreads};
-use crate::discovery::{Candidate, Discovery, DiscoveryError, Fixed, Search, Source, Strangers};
+use crate::discovery::{Candidate, Discovery, DiscoveryError, Search, Strangers};
+use sources::sources;
 use ways::Ways;
 
 /// How long a member may be unreachable before it is none any more.
@@ -73,8 +75,8 @@ pub enum FabricError {
         /// Why it cannot be.
         source: std::io::Error,
     },
-    /// The control thread cannot be started.
-    #[error("cannot start the control thread")]
+    /// The control thread, or one that looks for other nodes, cannot be started.
+    #[error("cannot start a thread of the fabric")]
     Thread(#[source] std::io::Error),
 }
 
@@ -125,7 +127,7 @@ impl Joining {
             transports: ways::transports(config, discovery.path())?,
         };
         let wanted = usize::try_from(config.fabric.nodes).unwrap_or(usize::MAX);
-        let search = Search::new(node, sources(config));
+        let search = Search::new(node, sources(config, node)?);
         let ways = Ways::new(config);
         Ok((Self { node, discovery, search, wanted, ways }, options))
     }
@@ -134,11 +136,6 @@ impl Joining {
     pub(crate) fn origin(&self) -> u32 {
         u32::try_from(self.node.as_u64() >> 40).unwrap_or(0)
     }
-}
-
-/// The sources of other nodes beside the run directory.
-fn sources(config: &Config) -> Vec<Box<dyn Source>> {
-    vec![Box::new(Fixed::new("seeds", config.network.seeds.iter().cloned()))]
 }
 
 /// What peers are told of the methods here.

@@ -55,3 +55,11 @@ fn a_seed_is_dialled_until_it_is_there_and_again_when_it_was_gone() {
         comes_and_goes(&format!("127.0.0.1:{port}"), port);
     });
 }
+
+#[test]
+fn a_seed_may_be_a_name() {
+    within(|| {
+        let port = free_port();
+        comes_and_goes(&format!("localhost:{port}"), port);
+    });
+}

@@ -139,6 +139,8 @@ fn everything_can_be_set() {
         bulk_bytes = 8192
         window_bytes = "1 MiB"
         window_messages = 64
+        [discovery]
+        resolve_every = "5s"
         [runtime]
         idle = "latency"
         memory = "3GiB"
@@ -157,6 +159,7 @@ fn everything_can_be_set() {
     assert_eq!(network.driver, Some(DriverKind::IoUring));
     assert_eq!((network.bulk_bytes, network.window_bytes), (8192, 1 << 20));
     assert_eq!(network.window_messages, 64);
+    assert_eq!(config.discovery.resolve_every, Duration::from_secs(5));
     let runtime = config.runtime;
     assert_eq!(runtime.idle, IdleMode::Latency);
     assert_eq!(runtime.memory, Some(3 << 30));
@@ -228,6 +231,7 @@ fn a_wrong_type_is_refused_and_says_what_is_wanted() {
         ("network", "io = true"),
         ("network", "driver = \"iouring\""),
         ("network", "tls = true"),
+        ("discovery", "resolve_every = 5"),
         ("runtime", "idle_after = 5"),
         ("runtime", "run_dir = 5"),
     ] {
@@ -262,6 +266,8 @@ fn cf1_a_value_out_of_its_range_is_refused_and_the_range_named() {
         ("network", "window_bytes = \"16MiB\""),
         ("network", "window_messages = 15"),
         ("network", "window_messages = 65536"),
+        ("discovery", "resolve_every = \"999ms\""),
+        ("discovery", "resolve_every = \"2h\""),
         ("runtime", "memory = 0"),
         ("runtime", "memory = \"2000TiB\""),
         ("runtime", "idle_after = \"0s\""),

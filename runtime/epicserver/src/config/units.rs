@@ -108,18 +108,24 @@ pub(super) fn memory<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Optio
     bytes::<MEMORY_BYTES_MIN, MEMORY_BYTES_MAX, D>(deserializer).map(Some)
 }
 
+/// A time of `MIN_MS` to `MAX_MS` milliseconds, such as `"30s"`.
+pub(super) fn duration<'de, const MIN_MS: u64, const MAX_MS: u64, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Duration, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    let time = parse_duration(&text).map_err(D::Error::custom)?;
+    let (least, most) = (Duration::from_millis(MIN_MS), Duration::from_millis(MAX_MS));
+    if (least..=most).contains(&time) {
+        return Ok(time);
+    }
+    Err(D::Error::custom(format!("must be {least:?} to {}h, not {text}", most.as_secs() / 3600)))
+}
+
 /// How long an activation may be idle.
 pub(super) fn idle_after<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<Duration>, D::Error> {
-    let text = String::deserialize(deserializer)?;
-    let after = parse_duration(&text).map_err(D::Error::custom)?;
-    let least = Duration::from_millis(IDLE_AFTER_MS_MIN);
-    let most = Duration::from_millis(IDLE_AFTER_MS_MAX);
-    if (least..=most).contains(&after) {
-        return Ok(Some(after));
-    }
-    Err(D::Error::custom(format!("must be {least:?} to {}h, not {text}", most.as_secs() / 3600)))
+    duration::<IDLE_AFTER_MS_MIN, IDLE_AFTER_MS_MAX, D>(deserializer).map(Some)
 }
 
 /// The idle policy's name.

@@ -267,8 +267,8 @@ impl Search {
 
     /// The node that leads, once it is known which that is.
     fn leader(&self) -> Option<NodeId> {
-        let mut candidates = self.heard.iter().flat_map(|heard| &heard.candidates);
-        candidates.find(|candidate| candidate.leads).and_then(|of| self.node_of(of))
+        let candidates = self.heard.iter().flat_map(|heard| &heard.candidates);
+        candidates.filter(|candidate| candidate.leads).find_map(|of| self.node_of(of))
     }
 
     /// Whether the node on whose account this one is there has left, or was lost for [`LEADER_GRACE`].

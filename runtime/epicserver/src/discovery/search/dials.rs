@@ -19,6 +19,8 @@ use epicserver_link::Address;
 use epicserver_proto::link::Refusal;
 use epicserver_wire::NodeId;
 
+use crate::discovery::jitter::Jitter;
+
 /// How long an address is left alone when a dial of it has succeeded, and at most when it failed for the
 /// first time.
 pub(super) const REDIAL: Duration = Duration::from_millis(200);
@@ -70,13 +72,13 @@ pub(super) struct Dials {
     tried: BTreeMap<Address, Dial>,
     /// How many are remembered, and how many of them are under way, for each source.
     loads: BTreeMap<&'static str, (usize, usize)>,
-    random: u64,
+    jitter: Jitter,
 }
 
 impl Dials {
     /// No dials yet; `seed` makes the pauses differ from those of other nodes.
     pub(super) fn new(seed: u64) -> Self {
-        Self { tried: BTreeMap::new(), loads: BTreeMap::new(), random: seed | 1 }
+        Self { tried: BTreeMap::new(), loads: BTreeMap::new(), jitter: Jitter::new(seed) }
     }
 
     /// Forgets what no longer matters, and gives up what is not heard of (**FA6**).
@@ -152,17 +154,13 @@ impl Dials {
         refused: Option<Refusal>,
         now: Instant,
     ) -> Option<Failure> {
-        let random = self.next_random();
         let dial = self.tried.get_mut(address)?;
         let (first, most) =
             if refused.is_some() { (REFUSED, REFUSED_MAX) } else { (REDIAL, PAUSE_MAX) };
         let news = dial.pause.is_zero() || dial.refused != refused;
         dial.pause = (2 * dial.pause).clamp(first, most);
         dial.refused = refused;
-        let half = dial.pause / 2;
-        let nanos = u64::try_from(half.as_nanos()).unwrap_or(u64::MAX);
-        let rest = half + Duration::from_nanos(random % nanos.saturating_add(1));
-        dial.state = State::Resting { until: now + rest };
+        dial.state = State::Resting { until: now + self.jitter.about(dial.pause) };
         Some(Failure { source: dial.source, news })
     }
 
@@ -174,14 +172,6 @@ impl Dials {
                 *until = now.min(*until);
             }
         }
-    }
-
-    /// A step of xorshift: enough to tell nodes apart.
-    fn next_random(&mut self) -> u64 {
-        self.random ^= self.random << 13;
-        self.random ^= self.random >> 7;
-        self.random ^= self.random << 17;
-        self.random
     }
 }
 
