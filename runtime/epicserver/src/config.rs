@@ -242,6 +242,9 @@ pub struct TlsConfig {
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct DiscoveryConfig {
+    /// Where nodes find each other by multicast; nowhere if absent.
+    #[serde(deserialize_with = "units::multicast")]
+    pub multicast: Option<Multicast>,
     /// How often the names of seeds are resolved again: [`RESOLVE_EVERY_MS_MIN`] to
     /// [`RESOLVE_EVERY_MS_MAX`], 30 s unless set.
     #[serde(deserialize_with = "units::duration::<RESOLVE_EVERY_MS_MIN, RESOLVE_EVERY_MS_MAX, _>")]
@@ -250,8 +253,17 @@ pub struct DiscoveryConfig {
 
 impl Default for DiscoveryConfig {
     fn default() -> Self {
-        Self { resolve_every: Duration::from_secs(30) }
+        Self { multicast: None, resolve_every: Duration::from_secs(30) }
     }
+}
+
+/// The networks in which nodes find each other by multicast.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Multicast {
+    /// Those of all interfaces but the loopback: `all`.
+    All,
+    /// That of the interface of this name.
+    Interface(String),
 }
 
 /// `[runtime]`: the use of the machine.

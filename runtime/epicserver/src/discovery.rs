@@ -1,7 +1,7 @@
 //! Discovery: addresses at which nodes of the same fabric might be, and nothing else.
 //!
 //! Each [`Source`] says what it knows: this host's run directory, the seeds that were configured and
-//! what their names stand for, the coordinator's registry. [`Search`] puts that together, and says whom to dial.
+//! what their names stand for, multicast in the local network, the coordinator's registry. [`Search`] puts that together, and says whom to dial.
 //!
 //! # Not here
 //! Who is a member, and whether a node that was found knows the key: the handshake tells, and the fabric
@@ -10,6 +10,7 @@
 mod host;
 pub mod hostlist;
 mod jitter;
+pub mod multicast;
 pub mod names;
 mod registry;
 mod search;

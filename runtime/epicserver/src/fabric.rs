@@ -68,7 +68,7 @@ pub enum FabricError {
     #[error("cannot use [network.tls]: {0}")]
     Tls(#[from] epicserver_tcp::TlsError),
     /// The interface has no address.
-    #[error("cannot listen at the interface `{interface}`")]
+    #[error("cannot use the interface `{interface}`")]
     Interface {
         /// What was asked for.
         interface: String,

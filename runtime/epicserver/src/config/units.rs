@@ -15,7 +15,7 @@ use serde::{Deserialize, Deserializer};
 
 use super::{
     IDLE_AFTER_MS_MAX, IDLE_AFTER_MS_MIN, LISTEN_MAX, MEMORY_BYTES_MAX, MEMORY_BYTES_MIN,
-    NAME_BYTES_MAX, SEEDS_MAX, SHARDS_MAX,
+    Multicast, NAME_BYTES_MAX, SEEDS_MAX, SHARDS_MAX,
 };
 
 /// Longest name of a network interface that the kernel has.
@@ -172,6 +172,15 @@ pub(super) fn interface<'de, D: Deserializer<'de>>(
         return Ok(Some(name));
     }
     Err(D::Error::custom(format!("`{}` is no name of an interface", name.escape_debug())))
+}
+
+/// Where to use multicast.
+pub(super) fn multicast<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Multicast>, D::Error> {
+    let name = interface(deserializer)?;
+    let all = |name: &String| name == "all";
+    Ok(name.map(|name| if all(&name) { Multicast::All } else { Multicast::Interface(name) }))
 }
 
 /// The nodes to begin with.

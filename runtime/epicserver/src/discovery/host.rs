@@ -33,6 +33,7 @@ use rustix::io::Errno;
 
 use crate::config::Name;
 use entry::Entry;
+pub(super) use entry::parse_node;
 use folder::{Folder, Published};
 use watch::Watch;
 

@@ -64,6 +64,8 @@ pub struct Names<R> {
     every: Duration,
     jitter: Jitter,
     changed: bool,
+    asked: u64,
+    failed: u64,
 }
 
 /// How names are watched.
@@ -89,7 +91,8 @@ impl<R: Resolve> Names<R> {
         };
         let Options { called, resolver, every, seed } = options;
         let entries = names.into_iter().map(entry).collect();
-        Self { called, entries, resolver, every, jitter: Jitter::new(seed), changed: false }
+        let jitter = Jitter::new(seed);
+        Self { called, entries, resolver, every, jitter, changed: false, asked: 0, failed: 0 }
     }
 
     fn ask(&mut self, now: Instant) {
@@ -102,6 +105,7 @@ impl<R: Resolve> Names<R> {
                 return;
             }
             entry.due = None;
+            self.asked += 1;
         }
     }
 
@@ -126,6 +130,7 @@ impl<R: Resolve> Names<R> {
         if entry.pause.is_zero() {
             tracing::warn!(%host, why, "a name cannot be resolved; it is asked for again");
         }
+        self.failed += 1;
         // DN1, DN2.
         entry.pause = (2 * entry.pause).clamp(PAUSE.min(self.every), self.every);
         entry.due = Some(now + self.jitter.about(entry.pause));
@@ -144,6 +149,10 @@ impl<R: Resolve> Source for Names<R> {
         self.ask(now);
         let changed = std::mem::take(&mut self.changed);
         changed.then(|| self.entries.iter().flat_map(candidates).collect())
+    }
+
+    fn counts(&self) -> Vec<(&'static str, u64)> {
+        vec![("asked", self.asked), ("failed", self.failed)]
     }
 }
 

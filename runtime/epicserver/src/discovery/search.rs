@@ -281,6 +281,18 @@ impl Search {
         }
     }
 
+    /// What each source that was given at the start has counted: the source, what, how often.
+    #[must_use]
+    pub fn source_counts(&self) -> Vec<(&'static str, &'static str, u64)> {
+        let mut counts = Vec::new();
+        for source in &self.sources {
+            let named =
+                source.counts().into_iter().map(|(what, count)| (source.name(), what, count));
+            counts.extend(named);
+        }
+        counts
+    }
+
     /// What was sought and found.
     #[must_use]
     pub fn counts(&self) -> SearchCounts {

@@ -57,6 +57,11 @@ pub trait Source: fmt::Debug + Send {
 
     /// All that it knows now, if that differs from what it said last.
     fn poll(&mut self, now: Instant) -> Option<Vec<Candidate>>;
+
+    /// What it has counted since the start, by name.
+    fn counts(&self) -> Vec<(&'static str, u64)> {
+        Vec::new()
+    }
 }
 
 /// Addresses that do not change.

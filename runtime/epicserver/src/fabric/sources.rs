@@ -10,7 +10,9 @@ use epicserver_link::Address;
 use epicserver_wire::NodeId;
 
 use super::FabricError;
-use crate::config::Config;
+use super::ways::addresses_of;
+use crate::config::{self, Config};
+use crate::discovery::multicast::Multicast;
 use crate::discovery::names::{Name, Names, Options, Resolver};
 use crate::discovery::{Fixed, Source};
 
@@ -24,6 +26,17 @@ pub(super) fn sources(config: &Config, node: NodeId) -> Result<Vec<Box<dyn Sourc
     }
     let names = names.into_iter().filter_map(name_of).collect();
     watch("names of seeds", names, (config, node), &mut sources)?;
+    let interface = match &config.discovery.multicast {
+        None => return Ok(sources),
+        Some(config::Multicast::All) => None,
+        Some(config::Multicast::Interface(name)) => {
+            // One that is not there is a mistake that is better told now.
+            let _there = addresses_of(name)?;
+            Some(name.as_str())
+        }
+    };
+    let fabric = config.fabric.name.as_str();
+    sources.push(Box::new(Multicast::new(fabric, interface, Instant::now())));
     Ok(sources)
 }
 

@@ -129,6 +129,7 @@ fn dn2_a_name_service_that_is_away_takes_nobody_away() {
     assert!(names.answered(0, Ok(&["10.0.0.1:1"])).is_some());
     assert_eq!(names.answered(0, Err("timed out")), None);
     assert_eq!(names.answered(0, Ok(&[])), None);
+    assert_eq!(names.names.counts(), [("asked", 1), ("failed", 2)]);
     assert_eq!(names.answered(0, Ok(&["10.0.0.1:1"])), None);
 }
 
