@@ -11,7 +11,10 @@ mod chunks;
 mod framing;
 mod handshake;
 mod header;
+mod hostlist;
 mod input;
+#[path = "../../../runtime/epicserver/src/discovery/hostlist.rs"]
+mod lists;
 mod payload;
 pub mod seeds;
 mod stream;
@@ -20,6 +23,7 @@ mod view;
 pub use chunks::chunks;
 pub use handshake::handshake;
 pub use header::header;
+pub use hostlist::hostlist;
 pub use payload::payload;
 pub use stream::stream;
 pub use view::view;

@@ -23,6 +23,7 @@ pub fn targets() -> [Target; 6] {
         ("chunks", crate::chunks, chunks()),
         ("handshake", handshake, handshakes()),
         ("header", crate::header, headers()),
+        ("hostlist", crate::hostlist, hostlists()),
         ("payload", crate::payload, crate::payload::samples::all()),
         ("stream", crate::stream, streams()),
         ("view", crate::view, views()),
@@ -83,6 +84,18 @@ fn headers() -> Seeds {
         ("three", all),
         ("version", later),
         ("views", views()),
+    ])
+}
+
+fn hostlists() -> Seeds {
+    let text = |text: &str| text.as_bytes().to_vec();
+    named([
+        ("plain", text("left,right.example")),
+        ("ranges", text("n[001-012,7],login-[1-2]")),
+        ("brackets", text("rack[0-1]node[00-03]-ib[1,3].example")),
+        ("many", text("n[0-9][0-9][0-9]")),
+        ("open", text("n[1-2],m[3")),
+        ("counts", text("4(x2),1,12(x3)")),
     ])
 }
 

@@ -65,6 +65,10 @@ pub const WINDOW_BYTES_MAX: u64 = Credit::UNIT_BYTES as u64 * u16::MAX as u64;
 pub const WINDOW_MESSAGES_MIN: u64 = 16;
 /// Most that [`NetworkConfig::window_messages`] may be: what a credit can say.
 pub const WINDOW_MESSAGES_MAX: u64 = u16::MAX as u64;
+/// Least that [`DiscoveryConfig::resolve_every`] may be, in milliseconds.
+pub const RESOLVE_EVERY_MS_MIN: u64 = 1_000;
+/// Most that [`DiscoveryConfig::resolve_every`] may be, in milliseconds: an hour.
+pub const RESOLVE_EVERY_MS_MAX: u64 = 3_600_000;
 /// Least that [`RuntimeConfig::memory`] may be, in bytes.
 pub const MEMORY_BYTES_MIN: u64 = 1 << 20;
 /// Most that [`RuntimeConfig::memory`] may be, in bytes.
@@ -86,6 +90,8 @@ pub struct Config {
     pub node: NodeConfig,
     /// How it reaches other nodes.
     pub network: NetworkConfig,
+    /// How it finds other nodes, beside those of this host and the seeds.
+    pub discovery: DiscoveryConfig,
     /// How it uses its machine.
     pub runtime: RuntimeConfig,
 }
@@ -139,7 +145,8 @@ pub struct NetworkConfig {
     /// The network interface to listen at, with all its addresses, instead of `listen`.
     #[serde(deserialize_with = "units::interface")]
     pub interface: Option<String>,
-    /// Nodes of other machines to begin with, at most [`SEEDS_MAX`]. Each is `tcp://host:port`.
+    /// Nodes of other machines to begin with, at most [`SEEDS_MAX`]. Each is `tcp://host:port`; a host that
+    /// is a name stands for every address that the name service knows of it.
     #[serde(deserialize_with = "units::seeds")]
     pub seeds: Vec<Address>,
     /// Which threads drive the transports; chosen by the number of CPUs if absent.
@@ -228,6 +235,35 @@ pub struct TlsConfig {
     pub cert: PathBuf,
     /// The private key of `cert`, in PEM; refused if everybody may read it.
     pub key: PathBuf,
+}
+
+/// `[discovery]`: how other nodes are found.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct DiscoveryConfig {
+    /// Where nodes find each other by multicast; nowhere if absent.
+    #[serde(deserialize_with = "units::multicast")]
+    pub multicast: Option<Multicast>,
+    /// How often the names of seeds are resolved again: [`RESOLVE_EVERY_MS_MIN`] to
+    /// [`RESOLVE_EVERY_MS_MAX`], 30 s unless set.
+    #[serde(deserialize_with = "units::duration::<RESOLVE_EVERY_MS_MIN, RESOLVE_EVERY_MS_MAX, _>")]
+    pub resolve_every: Duration,
+}
+
+impl Default for DiscoveryConfig {
+    fn default() -> Self {
+        Self { multicast: None, resolve_every: Duration::from_secs(30) }
+    }
+}
+
+/// The networks in which nodes find each other by multicast.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Multicast {
+    /// Those of all interfaces but the loopback: `all`.
+    All,
+    /// That of the interface of this name.
+    Interface(String),
 }
 
 /// `[runtime]`: the use of the machine.

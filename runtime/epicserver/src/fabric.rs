@@ -4,17 +4,16 @@
 //! shards who the members are.
 //!
 //! # Invariants
-//! - **FA1** Of two nodes that find each other by the run directory, the one with the smaller id dials.
 //! - **FA2** A node is a member from its link's first establishment on, until it says goodbye, its process
 //!   is gone, or its link has been down for [`GRACE`].
 //! - **FA3** No shard is told of members before there are as many as the configuration wants.
 //!
 //! # Not here
 //! Agreement: each node goes by the links that it has itself, so two may differ for a moment about who
-//! owns an entity; a call that meets the wrong one is sent again.
+//! owns an entity; a call that meets the wrong one is sent again. Whom to dial: that is `discovery`.
 
-mod dials;
 mod key;
+mod sources;
 mod ways;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -26,27 +25,27 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use epicserver_entity::{MethodInfo, Registry};
 use epicserver_link::driver::Form;
 use epicserver_link::{Address, Down};
+use epicserver_proto::Directory;
 use epicserver_proto::link::{self, FabricKey};
 use epicserver_proto::session::Window;
 use epicserver_proto::view::Share;
-use epicserver_proto::{Directory, Ownership};
 use epicserver_shard::{Host, Inlets, IoMode, IoOptions, Order, Report, StopOnPanic, Wires};
 use epicserver_wire::NodeId;
 use epicserver_wire::header::Credit;
 
 use crate::config::{Config, DriverKind, IoThreads};
-use crate::discovery::{Discovery, DiscoveryError};
-use dials::{Dials, REDIAL};
+use crate::discovery::{Candidate, Discovery, DiscoveryError, Search, Strangers};
+use sources::sources;
 use ways::Ways;
 
-/// The number of every view: nodes do not agree on theirs yet, so none is later than another.
-const VIEW: u64 = 1;
 /// How long a member may be unreachable before it is none any more.
 const GRACE: Duration = Duration::from_secs(3);
 /// How long the control thread waits for news of the run directory before it looks at its links.
 const TICK: Duration = Duration::from_millis(20);
 /// How long it waits until it writes its entry in the run directory again, when that failed.
 const REPUBLISH: Duration = Duration::from_secs(1);
+/// What log lines call the nodes of this host.
+const HOST: &str = "run directory";
 /// How often a node that waits for others says so.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -69,15 +68,15 @@ pub enum FabricError {
     #[error("cannot use [network.tls]: {0}")]
     Tls(#[from] epicserver_tcp::TlsError),
     /// The interface has no address.
-    #[error("cannot listen at the interface `{interface}`")]
+    #[error("cannot use the interface `{interface}`")]
     Interface {
         /// What was asked for.
         interface: String,
         /// Why it cannot be.
         source: std::io::Error,
     },
-    /// The control thread cannot be started.
-    #[error("cannot start the control thread")]
+    /// The control thread, or one that looks for other nodes, cannot be started.
+    #[error("cannot start a thread of the fabric")]
     Thread(#[source] std::io::Error),
 }
 
@@ -85,7 +84,7 @@ pub enum FabricError {
 pub(crate) struct Joining {
     node: NodeId,
     discovery: Discovery,
-    seeds: Vec<Address>,
+    search: Search,
     wanted: usize,
     ways: Ways,
 }
@@ -128,9 +127,9 @@ impl Joining {
             transports: ways::transports(config, discovery.path())?,
         };
         let wanted = usize::try_from(config.fabric.nodes).unwrap_or(usize::MAX);
-        let seeds = config.network.seeds.clone();
+        let search = Search::new(node, sources(config, node)?);
         let ways = Ways::new(config);
-        Ok((Self { node, discovery, seeds, wanted, ways }, options))
+        Ok((Self { node, discovery, search, wanted, ways }, options))
     }
 
     /// What tells this node's chains apart from those of others.
@@ -197,10 +196,9 @@ impl Fabric {
             inlets: host.inlets().clone(),
             wires,
             links: BTreeMap::new(),
-            dials: Dials::default(),
             listening: false,
             unpublished: None,
-            missing: None,
+            strangers: Strangers::default(),
             members: BTreeSet::new(),
         };
         let (told, shared) = (Arc::clone(&stop), Arc::clone(&gate));
@@ -251,12 +249,10 @@ struct Control {
     inlets: Inlets,
     wires: Arc<Wires>,
     links: BTreeMap<NodeId, Seen>,
-    dials: Dials,
     listening: bool,
     /// The addresses of which others could not be told, and when that was tried.
     unpublished: Option<(Vec<Address>, Instant)>,
-    /// When somebody to whom there should be a link and is none was looked for last.
-    missing: Option<Instant>,
+    strangers: Strangers,
     members: BTreeSet<NodeId>,
 }
 
@@ -273,7 +269,8 @@ impl Control {
             {
                 self.publish(addresses);
             }
-            if self.listening && (changed || self.redials()) {
+            self.strangers.watch(|why| self.wires.refused(why), Instant::now());
+            if self.joining.search.poll(Instant::now()) | changed && self.listening {
                 self.look();
             }
             if changed || self.links.values().any(|seen| matches!(seen, Seen::Lost(_))) {
@@ -281,11 +278,6 @@ impl Control {
             }
             changed = self.joining.discovery.changed(TICK);
         }
-    }
-
-    /// Whether somebody who could not be reached is to be tried again.
-    fn redials(&self) -> bool {
-        self.missing.is_some_and(|since| since.elapsed() >= REDIAL)
     }
 
     /// Tells the nodes of this host where this one is. Those with smaller ids find it by that alone, so what
@@ -304,29 +296,27 @@ impl Control {
     fn note(&mut self, report: Report) {
         match report {
             Report::Listening(addresses) => {
+                self.joining.search.listening(&addresses);
                 self.publish(addresses);
                 self.listening = true;
             }
             Report::Up { node, shards, dialled } => {
                 tracing::info!(%node, shards, "linked");
-                if let Some(address) = dialled {
-                    self.dials.end(address, Instant::now());
-                }
+                self.joining.search.linked(node, dialled.as_ref(), Instant::now());
                 self.links.insert(node, Seen::Linked);
             }
             Report::Down { node, why } => {
                 tracing::info!(%node, %why, "unlinked");
+                self.joining.search.unlinked(node, why == Down::There, Instant::now());
                 let left = matches!(why, Down::There | Down::Here);
                 match left {
                     true => drop(self.links.remove(&node)),
                     false => drop(self.links.insert(node, Seen::Lost(Instant::now()))),
                 }
             }
-            // Nothing is agreed on yet that they could speak of.
-            Report::Control { .. } => {}
-            Report::Unreachable { address, why } => {
+            Report::Unreachable { address, why, refused } => {
                 tracing::debug!(%address, %why, "unreachable");
-                self.dials.end(address.clone(), Instant::now());
+                self.joining.search.unreachable(&address, refused, Instant::now());
                 self.joining.ways.failed(address, Instant::now());
             }
         }
@@ -338,32 +328,15 @@ impl Control {
             tracing::warn!(%error, "the run directory cannot be read");
             Vec::new()
         });
+        let here = found.into_iter().map(|found| Candidate::node(found.node, found.addresses));
+        let Joining { search, ways, .. } = &mut self.joining;
+        search.hear(HOST, true, here.collect());
         let now = Instant::now();
-        let here: Vec<Address> = found
-            .into_iter()
-            // FA1.
-            .filter(|found| self.joining.node < found.node)
-            .filter(|found| !matches!(self.links.get(&found.node), Some(Seen::Linked)))
-            .filter_map(|found| self.joining.ways.best(&found.addresses, now))
-            .collect();
-        let seeds = self.joining.seeds.clone();
-        let lonely = self.links.len() + 1 < self.joining.wanted;
-        let wanted: Vec<Address> =
-            here.into_iter().chain(seeds.into_iter().filter(|_| lonely)).collect();
-        self.missing = (!wanted.is_empty()).then_some(now);
-        for address in wanted {
-            self.dial(address, now);
-        }
-    }
-
-    fn dial(&mut self, address: Address, now: Instant) {
-        if !self.dials.may_begin(&address, now) {
-            return;
-        }
-        if self.wires.order(Order::Dial(address.clone())) {
-            self.dials.begin(address, now);
-        } else {
-            tracing::warn!("the I/O endpoint does not keep up with what it is to dial");
+        for address in search.due(now, |addresses| ways.best(addresses, now)) {
+            if !self.wires.order(Order::Dial(address.clone())) {
+                tracing::warn!("the I/O endpoint does not keep up with what it is to dial");
+                search.unreachable(&address, None, now);
+            }
         }
     }
 
@@ -383,8 +356,7 @@ impl Control {
             return;
         }
         tracing::info!(members = members.len(), "the members of the fabric");
-        let directory = Arc::new(Directory::of(members.iter().copied().map(Share::of)));
-        self.inlets.view(&Arc::new(Ownership::whole(VIEW, me, directory)));
+        self.inlets.members(me, &Arc::new(Directory::of(members.iter().copied().map(Share::of))));
         self.members = members;
         *open = true;
         gate.opened.notify_all();

@@ -50,7 +50,7 @@ pub struct Builder {
 
 impl Builder {
     /// Does as `config` says, in place of all that was set before but the entities. With more than one
-    /// node, or seeds, the node joins others; otherwise it opens no port.
+    /// node, seeds or multicast, the node joins others; otherwise it opens no port.
     pub fn config(mut self, config: &Config) -> Self {
         self.idle_mode = config.runtime.idle;
         self.shards = config.node.shards;
@@ -147,7 +147,8 @@ impl Builder {
 
     fn joining(&self, registry: &Registry) -> Result<Option<(Joining, IoOptions)>, NodeError> {
         let config = &self.config;
-        if config.fabric.nodes < 2 && config.network.seeds.is_empty() {
+        let seeks = !config.network.seeds.is_empty() || config.discovery.multicast.is_some();
+        if config.fabric.nodes < 2 && !seeks {
             return Ok(None);
         }
         let shards = Host::shards_of(self.shards)?;

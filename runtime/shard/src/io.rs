@@ -336,6 +336,7 @@ impl Endpoint {
     fn down(&mut self, link: LinkId, why: Down) {
         let said = self.links.get_mut(link).and_then(|entry| entry.why.take());
         let established = self.links.get_mut(link).is_some_and(|entry| entry.node.is_some());
+        let refused = self.reports.refused(said.as_ref());
         let why = match (&why, &said) {
             (Down::Here, Some(machine::Closed::Silent(after))) => Down::Silent(*after),
             (Down::Here, Some(machine::Closed::Violation(violation))) => Down::from(*violation),
@@ -347,7 +348,8 @@ impl Endpoint {
         tracing::debug!(?link, %why, "a link is down");
         self.tell_down(link, why.clone());
         if let Some(address) = self.links.remove(link).filter(|_| !established) {
-            self.reports.tell(Report::Unreachable { address, why: why.to_string() });
+            let why = why.to_string();
+            self.reports.tell(Report::Unreachable { address, why, refused });
         }
     }
 
@@ -481,14 +483,15 @@ impl Endpoint {
         let index = self.transports.iter().position(|t| t.name() == address.scheme());
         let Some(index) = index else {
             let why = format!("no transport here speaks `{}`", address.scheme());
-            return self.reports.tell(Report::Unreachable { address, why });
+            return self.reports.tell(Report::Unreachable { address, why, refused: None });
         };
         let link = LinkId::new(self.next_link);
         self.next_link += 1;
         match self.with(now, index, |transport, io| transport.dial(io, link, &address)) {
             Ok(()) => self.links.dialling(link, address),
-            Err(refused) => {
-                self.reports.tell(Report::Unreachable { address, why: refused.to_string() });
+            Err(error) => {
+                let why = error.to_string();
+                self.reports.tell(Report::Unreachable { address, why, refused: None });
             }
         }
     }

@@ -139,6 +139,9 @@ fn everything_can_be_set() {
         bulk_bytes = 8192
         window_bytes = "1 MiB"
         window_messages = 64
+        [discovery]
+        multicast = "eth1"
+        resolve_every = "5s"
         [runtime]
         idle = "latency"
         memory = "3GiB"
@@ -157,6 +160,9 @@ fn everything_can_be_set() {
     assert_eq!(network.driver, Some(DriverKind::IoUring));
     assert_eq!((network.bulk_bytes, network.window_bytes), (8192, 1 << 20));
     assert_eq!(network.window_messages, 64);
+    let one = Multicast::Interface("eth1".to_owned());
+    assert_eq!(config.discovery.multicast, Some(one));
+    assert_eq!(config.discovery.resolve_every, Duration::from_secs(5));
     let runtime = config.runtime;
     assert_eq!(runtime.idle, IdleMode::Latency);
     assert_eq!(runtime.memory, Some(3 << 30));
@@ -228,6 +234,8 @@ fn a_wrong_type_is_refused_and_says_what_is_wanted() {
         ("network", "io = true"),
         ("network", "driver = \"iouring\""),
         ("network", "tls = true"),
+        ("discovery", "multicast = true"),
+        ("discovery", "resolve_every = 5"),
         ("runtime", "idle_after = 5"),
         ("runtime", "run_dir = 5"),
     ] {
@@ -262,6 +270,9 @@ fn cf1_a_value_out_of_its_range_is_refused_and_the_range_named() {
         ("network", "window_bytes = \"16MiB\""),
         ("network", "window_messages = 15"),
         ("network", "window_messages = 65536"),
+        ("discovery", "multicast = \"a-name-that-is-too-long\""),
+        ("discovery", "resolve_every = \"999ms\""),
+        ("discovery", "resolve_every = \"2h\""),
         ("runtime", "memory = 0"),
         ("runtime", "memory = \"2000TiB\""),
         ("runtime", "idle_after = \"0s\""),
@@ -297,6 +308,7 @@ fn a_variable_counts_more_than_the_file_and_reads_like_it() {
             ("EPICSERVER_NETWORK__TLS__CA", "ca.pem"),
             ("EPICSERVER_NETWORK__TLS__CERT", "cert.pem"),
             ("EPICSERVER_NETWORK__TLS__KEY", "key.pem"),
+            ("EPICSERVER_DISCOVERY__MULTICAST", "all"),
             ("EPICSERVER_RUNTIME__MEMORY", "1048576"),
             ("EPICSERVER_CONFIG", "a.toml"),
             ("EPICSERVER_PORT_7400_TCP", "tcp://10.0.0.1:7400"),
@@ -309,6 +321,7 @@ fn a_variable_counts_more_than_the_file_and_reads_like_it() {
     assert_eq!(config.network.seeds, [Address::new("tcp", "a:1")]);
     assert_eq!(config.network.window_bytes, 1 << 20);
     assert_eq!(config.network.tls.unwrap().key, Path::new("key.pem"));
+    assert_eq!(config.discovery.multicast, Some(Multicast::All));
     assert_eq!(config.runtime.memory, Some(1 << 20));
 }
 

@@ -15,7 +15,7 @@ use serde::{Deserialize, Deserializer};
 
 use super::{
     IDLE_AFTER_MS_MAX, IDLE_AFTER_MS_MIN, LISTEN_MAX, MEMORY_BYTES_MAX, MEMORY_BYTES_MIN,
-    NAME_BYTES_MAX, SEEDS_MAX, SHARDS_MAX,
+    Multicast, NAME_BYTES_MAX, SEEDS_MAX, SHARDS_MAX,
 };
 
 /// Longest name of a network interface that the kernel has.
@@ -108,18 +108,24 @@ pub(super) fn memory<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Optio
     bytes::<MEMORY_BYTES_MIN, MEMORY_BYTES_MAX, D>(deserializer).map(Some)
 }
 
+/// A time of `MIN_MS` to `MAX_MS` milliseconds, such as `"30s"`.
+pub(super) fn duration<'de, const MIN_MS: u64, const MAX_MS: u64, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Duration, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    let time = parse_duration(&text).map_err(D::Error::custom)?;
+    let (least, most) = (Duration::from_millis(MIN_MS), Duration::from_millis(MAX_MS));
+    if (least..=most).contains(&time) {
+        return Ok(time);
+    }
+    Err(D::Error::custom(format!("must be {least:?} to {}h, not {text}", most.as_secs() / 3600)))
+}
+
 /// How long an activation may be idle.
 pub(super) fn idle_after<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<Duration>, D::Error> {
-    let text = String::deserialize(deserializer)?;
-    let after = parse_duration(&text).map_err(D::Error::custom)?;
-    let least = Duration::from_millis(IDLE_AFTER_MS_MIN);
-    let most = Duration::from_millis(IDLE_AFTER_MS_MAX);
-    if (least..=most).contains(&after) {
-        return Ok(Some(after));
-    }
-    Err(D::Error::custom(format!("must be {least:?} to {}h, not {text}", most.as_secs() / 3600)))
+    duration::<IDLE_AFTER_MS_MIN, IDLE_AFTER_MS_MAX, D>(deserializer).map(Some)
 }
 
 /// The idle policy's name.
@@ -166,6 +172,15 @@ pub(super) fn interface<'de, D: Deserializer<'de>>(
         return Ok(Some(name));
     }
     Err(D::Error::custom(format!("`{}` is no name of an interface", name.escape_debug())))
+}
+
+/// Where to use multicast.
+pub(super) fn multicast<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Multicast>, D::Error> {
+    let name = interface(deserializer)?;
+    let all = |name: &String| name == "all";
+    Ok(name.map(|name| if all(&name) { Multicast::All } else { Multicast::Interface(name) }))
 }
 
 /// The nodes to begin with.

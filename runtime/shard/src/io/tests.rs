@@ -144,9 +144,13 @@ struct End {
 
 impl End {
     fn new(me: usize, mail: &Mail, form: Form) -> Self {
+        Self::with_key(me, mail, form, 7)
+    }
+
+    fn with_key(me: usize, mail: &Mail, form: Form, key: u8) -> Self {
         let identity = machine::Config {
             fabric: "test".to_owned(),
-            key: machine::FabricKey([7; 32]),
+            key: machine::FabricKey([key; 32]),
             node: node(me),
             shards: 1,
             window: Window::DEFAULT,
@@ -276,6 +280,27 @@ fn control_threads_hear_each_other_over_a_link_and_nobody_else() {
     }
 }
 
+#[test]
+fn a_peer_with_another_key_is_counted_at_both_ends_and_told_apart_from_one_that_is_not_there() {
+    let mail = Mail::default();
+    let mut ends = [End::new(0, &mail, Form::Epoll), End::with_key(1, &mail, Form::Epoll, 8)];
+    ends[0].dial();
+    go_round(&mut ends);
+    for end in &ends {
+        let counts = machine::Refusal::ALL.map(|why| end.wires.refused(why));
+        assert_eq!(counts, [0, 0, 1, 0, 0, 0]);
+    }
+    let reports = || std::iter::from_fn(|| ends[0].wires.report());
+    let refused = reports().find_map(|report| match report {
+        Report::Unreachable { refused, .. } => Some(refused),
+        Report::Listening(_)
+        | Report::Up { .. }
+        | Report::Down { .. }
+        | Report::Control { .. } => None,
+    });
+    assert_eq!(refused, Some(Some(machine::Refusal::Key)));
+}
+
 /// Lets `end` wait while `has_work`, and says whether something has ended that before its time was up.
 fn ends(end: &mut End, has_work: impl FnOnce() -> bool) -> bool {
     let began = Instant::now();
@@ -308,8 +333,8 @@ fn h11_what_was_there_before_the_flag_was_up_prevents_the_wait() {
     assert!(ends(&mut end, || false), "an order");
     end.endpoint.round(Time::ZERO);
     for _ in 0..=ORDERS_MAX {
-        let address = Address::new("pipe", "there");
-        end.endpoint.reports.tell(Report::Unreachable { address, why: String::new() });
+        let (address, why) = (Address::new("pipe", "there"), String::new());
+        end.endpoint.reports.tell(Report::Unreachable { address, why, refused: None });
     }
     end.endpoint.reports.tell(Report::Down { node: node(1), why: Down::There });
     assert!(ends(&mut end, || false), "a report for which there is no room");

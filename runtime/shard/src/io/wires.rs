@@ -9,9 +9,11 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crossbeam_queue::ArrayQueue;
 use epicserver_link::{Address, Down};
+use epicserver_proto::link::{Closed, Refusal};
 use epicserver_wire::NodeId;
 
 use crate::park::Unparker;
@@ -70,6 +72,8 @@ pub enum Report {
         address: Address,
         /// Why.
         why: String,
+        /// What one end had against the other, if the address led to a node.
+        refused: Option<Refusal>,
     },
 }
 
@@ -78,13 +82,16 @@ pub enum Report {
 pub struct Wires {
     pub(super) orders: ArrayQueue<Order>,
     reports: ArrayQueue<Report>,
+    /// Links that were refused at either end, by the reason's place in [`Refusal::ALL`].
+    refused: [AtomicU64; Refusal::ALL.len()],
     unparker: Unparker,
 }
 
 impl Wires {
     pub(crate) fn new(unparker: Unparker) -> Arc<Self> {
         let (orders, reports) = (ArrayQueue::new(ORDERS_MAX), ArrayQueue::new(ORDERS_MAX));
-        Arc::new(Self { orders, reports, unparker })
+        let refused = [const { AtomicU64::new(0) }; Refusal::ALL.len()];
+        Arc::new(Self { orders, reports, refused, unparker })
     }
 
     /// Gives an order. Says `false` if too many wait already.
@@ -98,6 +105,21 @@ impl Wires {
     #[must_use]
     pub fn report(&self) -> Option<Report> {
         self.reports.pop()
+    }
+
+    /// How many links have ended since the start because one end did not want the other, for this reason;
+    /// whichever end that was, and whichever has dialled.
+    #[must_use]
+    pub fn refused(&self, why: Refusal) -> u64 {
+        let counter = Refusal::ALL.iter().zip(&self.refused).find(|(known, _)| **known == why);
+        counter.map_or(0, |(_, counter)| counter.load(Ordering::Relaxed))
+    }
+
+    fn count(&self, why: Refusal) {
+        let mut counters = Refusal::ALL.iter().zip(&self.refused);
+        if let Some((_, counter)) = counters.find(|(known, _)| **known == why) {
+            counter.fetch_add(1, Ordering::Relaxed);
+        }
     }
 }
 
@@ -117,6 +139,13 @@ impl Reports {
     /// Whether some wait for room.
     pub(crate) fn is_late(&self) -> bool {
         !self.late.is_empty()
+    }
+
+    /// Counts a link that ends so, if one end did not want the other, and says what it had against it.
+    pub(crate) fn refused(&self, closed: Option<&Closed>) -> Option<Refusal> {
+        let (Closed::Refused(why) | Closed::RefusedThere(why)) = closed? else { return None };
+        self.wires.count(*why);
+        Some(*why)
     }
 
     /// Reports, now or once there is room.
@@ -171,7 +200,8 @@ mod tests {
         let mut reports = Reports::new(Arc::clone(&wires));
         let address = Address::new("tcp", "127.0.0.1:1");
         for _ in 0..=ORDERS_MAX {
-            reports.tell(Report::Unreachable { address: address.clone(), why: String::new() });
+            let (address, why) = (address.clone(), String::new());
+            reports.tell(Report::Unreachable { address, why, refused: None });
         }
         reports.tell(up(2, 1));
         reports.tell(up(1, 1));
