@@ -176,12 +176,15 @@ pub enum Refusal {
     /// Another link between the same nodes is kept (see [`keeps`]).
     #[error("the two nodes have another link")]
     Duplicate = 5,
+    /// The node that was reached is known to be over: it has to begin again as another one.
+    #[error("the node's lease has ended")]
+    Ended = 6,
 }
 
 impl Refusal {
     /// All of them, for those who count.
-    pub const ALL: [Self; 5] =
-        [Self::Version, Self::Fabric, Self::Key, Self::Itself, Self::Duplicate];
+    pub const ALL: [Self; 6] =
+        [Self::Version, Self::Fabric, Self::Key, Self::Itself, Self::Duplicate, Self::Ended];
 
     fn of(byte: u8) -> Option<Self> {
         Self::ALL.into_iter().find(|refusal| *refusal as u8 == byte)

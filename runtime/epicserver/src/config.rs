@@ -23,6 +23,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use epicserver_link::Address;
+use epicserver_proto::view::WEIGHT_DEFAULT;
 use epicserver_shard::idle::Mode as IdleMode;
 use epicserver_wire::header::Credit;
 use serde::Deserialize;
@@ -49,6 +50,12 @@ pub const NAME_BYTES_MAX: usize = 64;
 pub const NODES_MAX: u64 = 1024;
 /// Shards that a node may be told to have.
 pub const SHARDS_MAX: u64 = 1024;
+/// Most that [`NodeConfig::weight`] may be.
+pub const WEIGHT_MAX: u64 = 10_000;
+/// Placement classes that a node may be told to offer.
+pub const CLASSES_MAX: usize = 31;
+/// Most that [`CoordinatorConfig::run`] may be.
+pub const RUN_MAX: u64 = 1 << 62;
 /// Addresses that a node may be told to listen at.
 pub const LISTEN_MAX: usize = 16;
 /// Seeds that a node may be given.
@@ -88,6 +95,8 @@ pub struct Config {
     pub fabric: FabricConfig,
     /// The node itself.
     pub node: NodeConfig,
+    /// Who agrees on the members of the fabric.
+    pub coordinator: CoordinatorConfig,
     /// How it reaches other nodes.
     pub network: NetworkConfig,
     /// How it finds other nodes, beside those of this host and the seeds.
@@ -119,8 +128,35 @@ impl Default for FabricConfig {
     }
 }
 
-/// `[node]`: what makes this node differ from others.
+/// `[coordinator]`: who agrees on the members of the fabric; the same on all of its nodes, but for `rank`.
 #[derive(Clone, PartialEq, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct CoordinatorConfig {
+    /// Which it is.
+    pub kind: CoordinatorKind,
+    /// Which of the nodes of a static fabric this is, counted from 0.
+    #[serde(deserialize_with = "units::some_whole::<0, NODES_MAX, u32, _>")]
+    pub rank: Option<u32>,
+    /// The number of the run of a static fabric, 1 to [`RUN_MAX`]: higher than that of the run before.
+    #[serde(deserialize_with = "units::some_whole::<1, RUN_MAX, u64, _>")]
+    pub run: Option<u64>,
+}
+
+/// Who agrees on the members of a fabric.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum CoordinatorKind {
+    /// The nodes of one machine, among themselves.
+    #[default]
+    Local,
+    /// Nobody: as many nodes as [`FabricConfig::nodes`] says are members from the start, and no others ever.
+    Static,
+}
+
+/// `[node]`: what makes this node differ from others.
+#[derive(Clone, PartialEq, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct NodeConfig {
@@ -129,6 +165,19 @@ pub struct NodeConfig {
     pub shards: Option<NonZeroUsize>,
     /// What people call this node. It is shown, and never used to find it.
     pub name: Option<Name>,
+    /// How large a share of the entities it takes beside others: 0, which is none, to [`WEIGHT_MAX`];
+    /// [`WEIGHT_DEFAULT`](epicserver_proto::view::WEIGHT_DEFAULT) unless set.
+    #[serde(deserialize_with = "units::whole::<0, WEIGHT_MAX, u16, _>")]
+    pub weight: u16,
+    /// The placement classes that it offers beside the default one, at most [`CLASSES_MAX`]; none if absent.
+    #[serde(deserialize_with = "units::classes")]
+    pub classes: Option<Vec<Name>>,
+}
+
+impl Default for NodeConfig {
+    fn default() -> Self {
+        Self { shards: None, name: None, weight: WEIGHT_DEFAULT, classes: None }
+    }
 }
 
 /// `[network]`: the way to other nodes.

@@ -3,7 +3,7 @@
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::mpsc::channel;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use epicserver_entity::{Entity, Pool, Registry, RegistryError};
 use epicserver_shard::idle::Mode;
@@ -212,9 +212,12 @@ impl Node {
     /// whether everything was done in time; what was not ends with
     /// [`ErrorKind::Stopping`](crate::ErrorKind::Stopping).
     pub fn shut_down(self, drain: Duration) -> bool {
-        let drained = self.host.shut_down(drain);
+        let until = Instant::now() + drain;
+        // While shards run still: they hand over what they have.
+        let left = self.fabric.as_ref().is_none_or(|fabric| fabric.leave(drain));
+        let drained = self.host.shut_down(until.saturating_duration_since(Instant::now()));
         drop(self.fabric);
-        drained
+        left && drained
     }
 
     /// The same with ten seconds to drain.

@@ -36,7 +36,7 @@ use epicserver_wire::header::{Glance, Kind, Violation};
 use epicserver_wire::{LinkId, NodeId, Time};
 
 pub(crate) use self::port::{Outlet, Port, ToIo, port};
-use self::table::{Link, Links};
+use self::table::{Banned, Link, Links};
 pub(crate) use self::thread::{IoSeat, IoThread, Opening, Wiring};
 use self::wires::Reports;
 pub use self::wires::{Order, Report, Wires};
@@ -88,6 +88,7 @@ pub(crate) struct Endpoint {
     driver: Box<dyn Driver>,
     transports: Vec<Box<dyn Transport>>,
     links: Links,
+    banned: Banned,
     ports: Vec<Port>,
     wires: Arc<Wires>,
     reports: Reports,
@@ -126,6 +127,7 @@ impl Endpoint {
             driver,
             transports,
             links: Links::default(),
+            banned: Banned::default(),
             ports,
             wires,
             reports,
@@ -274,6 +276,9 @@ impl Endpoint {
     }
 
     fn established(&mut self, now: Time, link: LinkId, peer: &machine::Peer) {
+        if self.banned.has(peer.node) {
+            return self.advance(now, link, machine::Event::Refuse(machine::Refusal::Ended));
+        }
         if let Some(other) = self.links.of_node(peer.node)
             && !self.replaces(now, (link, other), peer.node)
         {
@@ -300,7 +305,8 @@ impl Endpoint {
             port.put(epicserver_node::Event::LinkUp(up.clone()));
         }
         let dialled = self.links.dialled(link);
-        self.reports.tell(Report::Up { node: peer.node, shards: peer.shards, dialled });
+        let here = self.identity.offer.shares_host(&peer.offer);
+        self.reports.tell(Report::Up { node: peer.node, shards: peer.shards, here, dialled });
     }
 
     /// Lets one of two links to `peer` go (**H10**), and says whether that is the older one. The peer is
@@ -458,10 +464,11 @@ impl Endpoint {
             match order {
                 Order::Dial(address) => self.dial(now, address),
                 Order::Say { node, bytes } => self.say(now, node, &bytes),
-                Order::Close => {
-                    for link in self.links.ids() {
-                        self.advance(now, link, machine::Event::Close);
-                    }
+                Order::Close => self.close_all(now),
+                Order::Ban(node) => self.ban(now, node),
+                Order::Become(node) => {
+                    self.close_all(now);
+                    self.identity.node = node;
                 }
             }
         }
@@ -476,6 +483,20 @@ impl Endpoint {
             && let Some(parcel) = entry.message(Kind::Control, bytes)
         {
             self.submit(now, link, parcel);
+        }
+    }
+
+    fn close_all(&mut self, now: Time) {
+        for link in self.links.ids() {
+            self.advance(now, link, machine::Event::Close);
+        }
+    }
+
+    fn ban(&mut self, now: Time, node: NodeId) {
+        self.banned.add(node);
+        if let Some(link) = self.links.of_node(node) {
+            self.tell_down(link, Down::Failed(machine::Refusal::Ended.to_string()));
+            self.advance(now, link, machine::Event::Refuse(machine::Refusal::Ended));
         }
     }
 
@@ -521,9 +542,7 @@ impl Endpoint {
 
     /// Says goodbye to every peer, and lets what was submitted leave.
     pub(crate) fn shut_down(&mut self, now: Time) {
-        for link in self.links.ids() {
-            self.advance(now, link, machine::Event::Close);
-        }
+        self.close_all(now);
         let mut time = now;
         let until = now + GOODBYE;
         while !self.links.is_empty() && time < until {

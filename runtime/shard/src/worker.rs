@@ -12,13 +12,14 @@
 //! # Not here
 //! What a message means.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use epicserver_entity::Answer;
 use epicserver_node::{Effect, Event, Message, Notice, Shard};
-use epicserver_wire::{ShardId, Time};
+use epicserver_proto::SlotId;
+use epicserver_wire::{ClassId, ShardId, Time};
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::idle::{Crowd, Policy, Step};
@@ -26,6 +27,7 @@ use crate::inlet::{Control, Door, Probe};
 use crate::io::{Endpoint, Outlet, ToIo};
 use crate::park::Parker;
 use crate::ring::{Consumer, Full, Producer};
+use crate::telling::{Telling, Told};
 
 /// Messages taken from one ring before the next one is looked at.
 const RING_BATCH: usize = 32;
@@ -54,6 +56,7 @@ pub(crate) struct Peer {
 
 /// Everything that one shard's thread owns.
 pub(crate) struct Worker {
+    pub(crate) shard_id: ShardId,
     pub(crate) shard: Shard,
     pub(crate) door: Arc<Door>,
     pub(crate) parker: Parker,
@@ -69,10 +72,16 @@ pub(crate) struct Worker {
     pub(crate) sent: u64,
     pub(crate) received: u64,
     pub(crate) closing: bool,
+    /// Until when it may act, if that ends.
+    pub(crate) lease: Option<Time>,
+    /// What the control thread has no room for yet, in order (H14).
+    pub(crate) untold: VecDeque<Told>,
+    pub(crate) telling: Arc<Telling>,
 }
 
 /// Nanoseconds since the machine's boot, suspends included.
-pub(crate) fn now() -> Time {
+#[must_use]
+pub fn now() -> Time {
     let now = clock_gettime(ClockId::Boottime);
     let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
     let nanos = u64::try_from(now.tv_nsec).unwrap_or(0);
@@ -108,17 +117,28 @@ impl Worker {
     /// Does all that there is to do, but no more than a bounded part of it. Says whether that was anything, and
     /// whether tasks ran.
     fn round(&mut self, time: Time) -> (bool, bool) {
+        self.look_at_lease();
         // What comes over a link is handled, and answered, in one round.
         let mut busy = self.endpoint.as_mut().is_some_and(|endpoint| endpoint.listen(time));
         busy |= self.receive(time);
         let due = self.shard.deadline().is_some_and(|deadline| deadline <= time);
-        let ran = due || self.shard.is_ready();
+        let lapsed = self.lease.is_some_and(|until| until <= time);
+        let ran = (due || self.shard.is_ready()) && !lapsed;
         if ran {
             self.shard.run(time, RUN_BATCH, &mut self.effects);
         }
         self.send(time);
         busy |= self.endpoint.as_mut().is_some_and(|endpoint| endpoint.speak(time));
         (busy | ran, ran)
+    }
+
+    fn look_at_lease(&mut self) {
+        let Some(before) = self.lease else { return };
+        let until = self.telling.lease();
+        if until != before {
+            self.lease = Some(until);
+            self.shard.lease(until);
+        }
     }
 
     /// Whether a round may find anything; one look of an idle loop.
@@ -181,6 +201,7 @@ impl Worker {
             Control::Outside(inlet) => Event::Outside(inlet),
             Control::Root(task) => Event::Root(task),
             Control::View(ownership) => Event::View(ownership),
+            Control::Evicted => Event::Evicted,
             Control::Stop => Event::Stop,
             Control::Close => {
                 self.closing = true;
@@ -214,6 +235,12 @@ impl Worker {
         }
         for index in 0..self.peers.len() {
             self.send_to(time, index);
+        }
+        while let Some(told) = self.untold.pop_front() {
+            if let Err(told) = self.telling.tell(told) {
+                self.untold.push_front(told);
+                break;
+            }
         }
         if let Some(outlet) = &mut self.outlet {
             outlet.flush();
@@ -269,9 +296,11 @@ impl Worker {
                 let answer = Answer::Bytes(random_bytes(len));
                 self.shard.handle(time, Event::Completed { token, answer }, &mut self.effects);
             }
-            // Each node has a view of its own, which it serves whole: nobody waits for its slots, and no
-            // view is later than another.
-            Effect::Drained { .. } | Effect::Behind { .. } => {}
+            Effect::Drained { view, slots, .. } => {
+                let (shard, slots) = (self.shard_id, by_class(&slots));
+                self.untold.push_back(Told::Drained { shard, view, slots });
+            }
+            Effect::Behind { view } => self.untold.push_back(Told::Behind { view }),
             Effect::Notice(notice) => report(&notice),
         }
     }
@@ -301,9 +330,11 @@ impl Worker {
         let timeout = self.shard.deadline().map(|deadline| deadline.since(time));
         let timeout = if self.has_unsent() { Some(Duration::from_micros(50)) } else { timeout };
         let (peers, door, outlet) = (&self.peers, &self.door, &self.outlet);
-        // H3: this runs with the flag up.
+        // H3: this runs with the flag up. A lease that was renewed is looked at in the next round.
+        let (telling, lease) = (&self.telling, self.lease);
         let work = || {
-            door.is_full()
+            lease.is_some_and(|before| telling.lease() != before)
+                || door.is_full()
                 || peers.iter().any(|peer| !peer.incoming.is_empty())
                 || outlet.as_ref().is_some_and(|outlet| !outlet.from.is_empty())
         };
@@ -315,6 +346,15 @@ impl Worker {
             std::thread::yield_now();
         }
     }
+}
+
+/// Slots as the control thread has them.
+fn by_class(slots: &[SlotId]) -> Vec<(ClassId, Vec<u16>)> {
+    let mut classes: BTreeMap<ClassId, Vec<u16>> = BTreeMap::new();
+    for slot in slots {
+        classes.entry(slot.class).or_default().push(slot.index);
+    }
+    classes.into_iter().collect()
 }
 
 fn report(notice: &Notice) {

@@ -19,8 +19,8 @@ use toml::de::{DeTable, DeValue, ValueDeserializer};
 
 use super::problem::nearest;
 use super::{
-    Config, ConfigError, DiscoveryConfig, FILE, FILE_BYTES_MAX, FILE_VARIABLE, FabricConfig, Key,
-    NetworkConfig, NodeConfig, Place, Problem, RuntimeConfig, TlsConfig,
+    Config, ConfigError, CoordinatorConfig, DiscoveryConfig, FILE, FILE_BYTES_MAX, FILE_VARIABLE,
+    FabricConfig, Key, NetworkConfig, NodeConfig, Place, Problem, RuntimeConfig, TlsConfig,
 };
 use fields::fields_of;
 
@@ -37,6 +37,7 @@ const PROBLEMS_MAX: usize = 32;
 const SECTIONS: &[Section] = &[
     Section::of::<FabricConfig>("fabric"),
     Section::of::<NodeConfig>("node"),
+    Section::of::<CoordinatorConfig>("coordinator"),
     Section::of::<NetworkConfig>("network"),
     Section::of::<TlsConfig>("network.tls"),
     Section::of::<DiscoveryConfig>("discovery"),

@@ -14,8 +14,8 @@ use serde::de::{Error, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
 use super::{
-    IDLE_AFTER_MS_MAX, IDLE_AFTER_MS_MIN, LISTEN_MAX, MEMORY_BYTES_MAX, MEMORY_BYTES_MIN,
-    Multicast, NAME_BYTES_MAX, SEEDS_MAX, SHARDS_MAX,
+    CLASSES_MAX, IDLE_AFTER_MS_MAX, IDLE_AFTER_MS_MIN, LISTEN_MAX, MEMORY_BYTES_MAX,
+    MEMORY_BYTES_MIN, Multicast, NAME_BYTES_MAX, SEEDS_MAX, SHARDS_MAX,
 };
 
 /// Longest name of a network interface that the kernel has.
@@ -81,6 +81,29 @@ where
     fitting
         .and_then(|number| T::try_from(number).ok())
         .ok_or_else(|| D::Error::custom(format!("must be {MIN} to {MAX}, not {number}")))
+}
+
+/// The same, of a key that may be absent.
+pub(super) fn some_whole<'de, const MIN: u64, const MAX: u64, T, D>(
+    deserializer: D,
+) -> Result<Option<T>, D::Error>
+where
+    T: TryFrom<u64>,
+    D: Deserializer<'de>,
+{
+    whole::<MIN, MAX, T, D>(deserializer).map(Some)
+}
+
+/// Names of placement classes.
+pub(super) fn classes<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Vec<Name>>, D::Error> {
+    let names: Vec<Name> = Vec::deserialize(deserializer)?;
+    if names.len() > CLASSES_MAX {
+        let many = format!("at most {CLASSES_MAX} classes, not {}", names.len());
+        return Err(D::Error::custom(many));
+    }
+    Ok(Some(names))
 }
 
 /// A number of shards.

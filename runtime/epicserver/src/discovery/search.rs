@@ -110,6 +110,13 @@ impl Search {
         }
     }
 
+    /// This node, which listens at `addresses`, is another one from now on, and has no links yet.
+    pub fn is_now(&mut self, me: NodeId, addresses: &[Address]) {
+        self.me = me;
+        self.linked.clear();
+        self.listening(addresses);
+    }
+
     /// Asks every source that was given at the start. Says whether it is time for [`due`](Self::due).
     pub fn poll(&mut self, now: Instant) -> bool {
         let mut sources = std::mem::take(&mut self.sources);

@@ -293,12 +293,30 @@ fn a_peer_with_another_key_is_counted_at_both_ends_and_told_apart_from_one_that_
     let reports = || std::iter::from_fn(|| ends[0].wires.report());
     let refused = reports().find_map(|report| match report {
         Report::Unreachable { refused, .. } => Some(refused),
-        Report::Listening(_)
-        | Report::Up { .. }
-        | Report::Down { .. }
-        | Report::Control { .. } => None,
+        Report::Listening(_) | Report::Up { .. } | Report::Down { .. } | Report::Control { .. } => {
+            None
+        }
     });
     assert_eq!(refused, Some(Some(machine::Refusal::Key)));
+}
+
+#[test]
+fn a_node_that_is_over_loses_its_link_and_gets_no_other_until_it_is_another_one() {
+    let mut ends = pair();
+    ends[0].dial();
+    go_round(&mut ends);
+    assert!(ends[0].wires.order(Order::Ban(node(1))));
+    go_round(&mut ends);
+    for dials in [0, 1] {
+        ends[dials].dial();
+        go_round(&mut ends);
+        assert_eq!(kept(&ends), [None, None]);
+    }
+    assert_eq!(ends[1].wires.refused(machine::Refusal::Ended), 3);
+    assert!(ends[1].wires.order(Order::Become(node(7))));
+    ends[1].dial();
+    go_round(&mut ends);
+    assert!(ends[0].endpoint.links.of_node(node(7)).is_some());
 }
 
 /// Lets `end` wait while `has_work`, and says whether something has ended that before its time was up.

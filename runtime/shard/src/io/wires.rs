@@ -8,8 +8,9 @@
 //! What is done with an order; what follows from a report.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use crossbeam_queue::ArrayQueue;
 use epicserver_link::{Address, Down};
@@ -35,6 +36,10 @@ pub enum Order {
     },
     /// Say goodbye to every peer and close every link.
     Close,
+    /// This node is over, or no member any more: close the link to it, and let it make no other.
+    Ban(NodeId),
+    /// This node is another one from now on: links that it has are closed, and the next are of this one.
+    Become(NodeId),
 }
 
 /// What the control thread gets to know.
@@ -48,6 +53,8 @@ pub enum Report {
         node: NodeId,
         /// How many shards it has.
         shards: u16,
+        /// Whether it runs on this host, as far as both say.
+        here: bool,
         /// The address that was dialled, unless the other node has dialled this one.
         dialled: Option<Address>,
     },
@@ -78,20 +85,23 @@ pub enum Report {
 }
 
 /// What the endpoint and the control thread share.
-#[derive(Debug)]
 pub struct Wires {
     pub(super) orders: ArrayQueue<Order>,
     reports: ArrayQueue<Report>,
     /// Links that were refused at either end, by the reason's place in [`Refusal::ALL`].
     refused: [AtomicU64; Refusal::ALL.len()],
     unparker: Unparker,
+    /// Tells the control thread that there are reports.
+    bell: OnceLock<Bell>,
 }
+
+type Bell = Box<dyn Fn() + Send + Sync>;
 
 impl Wires {
     pub(crate) fn new(unparker: Unparker) -> Arc<Self> {
         let (orders, reports) = (ArrayQueue::new(ORDERS_MAX), ArrayQueue::new(ORDERS_MAX));
         let refused = [const { AtomicU64::new(0) }; Refusal::ALL.len()];
-        Arc::new(Self { orders, reports, refused, unparker })
+        Arc::new(Self { orders, reports, refused, unparker, bell: OnceLock::new() })
     }
 
     /// Gives an order. Says `false` if too many wait already.
@@ -99,6 +109,20 @@ impl Wires {
         let given = self.orders.push(order).is_ok();
         self.unparker.unpark();
         given
+    }
+
+    /// From now on `ring` is called, by the endpoint's thread, when there is a report. It must not block. Only the first
+    /// that is given counts.
+    pub fn on_report(&self, ring: impl Fn() + Send + Sync + 'static) {
+        drop(self.bell.set(Box::new(ring)));
+    }
+
+    fn report_this(&self, report: Report) -> Result<(), Report> {
+        self.reports.push(report)?;
+        if let Some(bell) = self.bell.get() {
+            bell();
+        }
+        Ok(())
     }
 
     /// The next report, if there is one.
@@ -120,6 +144,12 @@ impl Wires {
         if let Some((_, counter)) = counters.find(|(known, _)| **known == why) {
             counter.fetch_add(1, Ordering::Relaxed);
         }
+    }
+}
+
+impl fmt::Debug for Wires {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Wires").field("reports", &self.reports.len()).finish_non_exhaustive()
     }
 }
 
@@ -158,7 +188,7 @@ impl Reports {
             // The first report of all finds room, an address of which nothing is said is dialled again, and control
             // threads say again what nobody answers.
             Report::Listening(_) | Report::Control { .. } | Report::Unreachable { .. } => {
-                drop(self.wires.reports.push(report));
+                drop(self.wires.report_this(report));
             }
         }
     }
@@ -166,7 +196,7 @@ impl Reports {
     /// Reports what there is room for by now.
     pub(crate) fn catch_up(&mut self) {
         while let Some((node, report)) = self.late.pop_first() {
-            if let Err(report) = self.wires.reports.push(report) {
+            if let Err(report) = self.wires.report_this(report) {
                 drop(self.late.insert(node, report));
                 return;
             }
@@ -179,7 +209,7 @@ mod tests {
     use super::*;
 
     fn up(node: u64, shards: u16) -> Report {
-        Report::Up { node: NodeId::new(node), shards, dialled: None }
+        Report::Up { node: NodeId::new(node), shards, here: true, dialled: None }
     }
 
     fn nodes(wires: &Wires) -> Vec<(u64, u16)> {
