@@ -142,7 +142,8 @@ impl Joining {
             let bell = bell.clone();
             move || bell.ring()
         });
-        let place = coordinators::Place { dir: discovery.path(), key: &key };
+        let tls = config.network.tls.is_some();
+        let place = coordinators::Place { dir: discovery.path(), key: &key, tls };
         let chosen = coordinators::coordinator(config, &place, &member, wake)?;
         let node = chosen.node.unwrap_or_else(|| member.node());
         member.share.node = node;

@@ -21,19 +21,22 @@ pub(super) struct Chosen {
     pub(super) node: Option<NodeId>,
 }
 
-/// Where the nodes of a fabric meet at their coordinator: apart from those of the same name that have another key, since
-/// they could not talk to each other.
+/// Where the nodes of a fabric meet at their coordinator: apart from those of the same name that have another key, or
+/// TLS where these have none, since they could not talk to each other.
 pub(super) struct Place<'a> {
     /// The fabric's folder on this host.
     pub(super) dir: &'a Path,
     /// The fabric's key.
     pub(super) key: &'a [u8; 32],
+    /// Whether its links have TLS.
+    pub(super) tls: bool,
 }
 
 impl Place<'_> {
-    /// What tells the key from others, and says nothing of it.
+    /// What tells such fabrics apart, and says nothing of the key.
     fn mark(&self) -> String {
         let hash = Sha256::new().chain_update(b"epicserver coordinator 1").chain_update(self.key);
+        let hash = hash.chain_update([u8::from(self.tls)]);
         hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
     }
 }
@@ -128,10 +131,11 @@ mod tests {
     }
 
     #[test]
-    fn fabrics_of_one_name_and_two_keys_meet_apart() {
-        let mark = |key| Place { dir: Path::new("."), key: &[key; 32] }.mark();
-        assert_ne!(mark(1), mark(2));
-        assert_eq!(mark(1).len(), 16);
+    fn fabrics_of_one_name_meet_apart_if_they_could_not_talk() {
+        let mark = |key, tls| Place { dir: Path::new("."), key: &[key; 32], tls }.mark();
+        assert_ne!(mark(1, false), mark(2, false));
+        assert_ne!(mark(1, false), mark(1, true));
+        assert_eq!(mark(1, false).len(), 16);
     }
 
     #[test]
