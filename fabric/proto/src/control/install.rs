@@ -35,7 +35,7 @@ impl Life {
         if self.belongs && !belongs {
             return self.evicted(out);
         }
-        let view = Arc::new(view);
+        let view = self.atlas.view(view);
         let before = self.view.replace(Arc::clone(&view));
         for member in before.iter().flat_map(|before| &before.members) {
             let node = member.node();
