@@ -1,4 +1,4 @@
-//! The atlas: directories that were found already, by the shares that they follow from.
+//! The atlas: directories that were found already, by the shares that they follow from, and views.
 //!
 //! A view needs its own directory and those of its history, which differ little; and hosts that run many nodes in one
 //! process need each of them once.
@@ -7,20 +7,26 @@
 //! - **AT1** What is given is the directory of the shares that were asked for, whatever was asked before.
 //!
 //! # Not here
-//! Views.
+//! Which view counts.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::directory::Directory;
-use crate::view::{HISTORY_MAX, Share};
+use crate::view::{HISTORY_MAX, Share, View};
 
 /// Directories that are kept.
 const KEPT_MAX: usize = 2 * HISTORY_MAX;
 
 /// Directories that were found already. Copies of it are the same one.
 #[derive(Clone, Default)]
-pub struct Atlas(Arc<Mutex<VecDeque<Arc<Directory>>>>);
+pub struct Atlas(Arc<Mutex<Kept>>);
+
+#[derive(Default)]
+struct Kept {
+    directories: VecDeque<Arc<Directory>>,
+    views: VecDeque<Arc<View>>,
+}
 
 impl std::fmt::Debug for Atlas {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -32,7 +38,7 @@ impl Atlas {
     /// The directory of members with these `shares`, which are by id, each once (**AT1**).
     #[must_use]
     pub fn of(&self, shares: &[Share]) -> Arc<Directory> {
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = &mut self.0.lock().unwrap_or_else(PoisonError::into_inner).directories;
         let found = kept.iter().position(|directory| directory.members_shares() == shares);
         let directory = match found.and_then(|at| kept.remove(at)) {
             Some(directory) => directory,
@@ -45,6 +51,19 @@ impl Atlas {
         kept.push_front(Arc::clone(&directory));
         kept.truncate(KEPT_MAX);
         directory
+    }
+
+    /// The same view, once for all who have it.
+    #[must_use]
+    pub fn view(&self, view: View) -> Arc<View> {
+        let kept = &mut self.0.lock().unwrap_or_else(PoisonError::into_inner).views;
+        if let Some(known) = kept.iter().find(|known| ***known == view) {
+            return Arc::clone(known);
+        }
+        let view = Arc::new(view);
+        kept.push_front(Arc::clone(&view));
+        kept.truncate(HISTORY_MAX);
+        view
     }
 }
 

@@ -162,13 +162,18 @@ impl Auction {
     /// The owners, if those were `owners` before that still mean what they meant: `kept` gives the place of each
     /// former member whose share is as it was, and `fresh` tells of the others that bid now.
     fn owners_after(&self, owners: &[u16], kept: &[u16], fresh: &[bool]) -> Box<[u16]> {
-        let bids = |at: u16| self.bidders.binary_search_by_key(&at, |bidder| bidder.at).ok();
+        // By former place, each bidder that stays.
+        let stays = |at: &u16| {
+            let bids = self.bidders.binary_search_by_key(at, |bidder| bidder.at).ok();
+            bids.filter(|_| *at != NOBODY)
+        };
+        let stays: Vec<Option<usize>> = kept.iter().map(stays).collect();
         let is_fresh = |bidder: &&Bidder| fresh[usize::from(bidder.at)];
         let fresh: Vec<Bidder> = self.bidders.iter().filter(is_fresh).copied().collect();
         let after = |(slot, owner): (u16, &u16)| {
-            let stays = kept.get(usize::from(*owner)).filter(|at| **at != NOBODY);
-            match stays.and_then(|at| bids(*at)) {
+            match stays.get(usize::from(*owner)).copied().flatten() {
                 // V2: nobody whom it was kept from before can get it now.
+                Some(owner) if fresh.is_empty() => self.bidders[owner].at,
                 Some(owner) => {
                     let owner = self.bidders.get(owner);
                     self.best_of(slot, owner.into_iter().chain(&fresh).copied())
@@ -235,7 +240,7 @@ impl Directory {
         Self { members, shares, classes }
     }
 
-    fn owners_of(&self, class: ClassId) -> Option<&[u16]> {
+    pub(crate) fn owners_of(&self, class: ClassId) -> Option<&[u16]> {
         let (_, owners) = self.classes.iter().find(|(of, _)| *of == class)?;
         Some(owners)
     }

@@ -129,7 +129,7 @@ impl Holdings {
     }
 
     fn install_class(&mut self, class: ClassId, ground: &Ground<'_>, freed: &mut Freed) {
-        let mine: SlotSet = self.directory.slots_of(class, self.me).collect();
+        let mine = owned(&self.directory, class, self.me);
         let held = self.classes.entry(class).or_default();
         let lost = held.mine.without(&mine);
         let served = held.served();
@@ -322,6 +322,12 @@ impl Holdings {
     pub(super) fn settled(&self) -> u64 {
         self.settled
     }
+}
+
+fn owned(directory: &Directory, class: ClassId, node: NodeId) -> SlotSet {
+    let at = directory.members().binary_search(&node).ok().and_then(|at| u16::try_from(at).ok());
+    let owned = at.zip(directory.owners_of(class));
+    owned.map_or_else(SlotSet::default, |(at, owners)| SlotSet::owned(owners, at))
 }
 
 /// Takes `lost` out, if any of it is there: what stays as it was stays the same one.

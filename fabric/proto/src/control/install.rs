@@ -1,6 +1,7 @@
 //! What follows from a view: who is gone, what is served, who is asked and told.
 //!
 //! # Invariants
+//! - **IN2** A node that has asked for its lease to end serves nothing any more, whatever a view gives it.
 //! - **IN1** Who asks is told of slots that this node does not hold at that moment, and by which view it goes.
 //!
 //! # Not here
@@ -13,7 +14,7 @@ use epicserver_wire::{NodeId, Time};
 
 use super::Effect;
 use super::holdings::{Freed, Ground};
-use super::life::{Life, parts, say};
+use super::life::{Life, Release, parts, say};
 use super::said::{About, Said};
 use crate::directory::Directory;
 use crate::view::{Delta, Member, View};
@@ -28,11 +29,13 @@ impl Life {
             return;
         }
         self.heard = self.heard.max(view.number);
-        let belongs = view.has(self.me());
+        // Who asks for its lease to end before it ever was a member does not become one.
+        let going = !self.belongs && !matches!(self.release, Release::Not);
+        let belongs = view.has(self.me()) && !going;
         if self.belongs && !belongs {
             return self.evicted(out);
         }
-        let view = Arc::new(view);
+        let view = self.atlas.view(view);
         let before = self.view.replace(Arc::clone(&view));
         for member in before.iter().flat_map(|before| &before.members) {
             let node = member.node();

@@ -20,7 +20,7 @@ use super::life::{Change, Life, Need};
 use super::plan::{Lessee, Plan, lease_of, plan};
 use super::{Effect, Notice};
 use crate::coordinator::{Answer, Ask, Lease, VIEW_BYTES_MAX};
-use crate::view::{Member, View, Wants};
+use crate::view::{Member, View};
 
 /// How often a node that waits for others asks them.
 pub(super) const ASK_AGAIN: Duration = Duration::from_secs(1);
@@ -113,11 +113,11 @@ impl Life {
             let before = |member: &&Member| (member.leaving, member.node()) < (this.leaving, me);
             return able.filter(before).count();
         }
+        // Whoever lives and is no member wants to become one, or is about to go.
         let others = leases.unwrap_or(&[]).iter().take_while(|lease| lease.node < me);
-        let others =
-            others.filter(|lease| !self.view.as_ref().is_some_and(|view| view.has(lease.node)));
-        let joins = |lease: &Lease| Lessee::of(lease).wants_alive() == Some(Wants::Join);
-        able.count() + others.filter(|lease| joins(lease)).count()
+        let others = others.filter(|lease| !lease.left.is_zero());
+        let member = |node| self.view.as_ref().is_some_and(|view| view.has(node));
+        able.count() + others.filter(|lease| !member(lease.node)).count()
     }
 
     /// When the node of this rank looks again, if nothing is to be done.
@@ -179,7 +179,7 @@ impl Life {
             self.wait_at = now + self.hurried((WAIT * (1 << self.waits)).min(WAIT_MAX));
         }
         let rank = self.rank(Some(&leases));
-        let looks = rank == 0 || self.look_at <= now;
+        let looks = rank == 0 || self.look_at <= now && !self.lets_others(now, number, rank);
         // Most read for the view alone: then only those who are waited for have anything to say.
         let awaited: BTreeSet<NodeId> = self.holdings.awaited().map(|(node, ..)| node).collect();
         leases.retain(|lease| looks || awaited.contains(&lease.node));
@@ -192,6 +192,25 @@ impl Life {
         if looks {
             self.look(now, (number, rank), &lessees, out);
         }
+    }
+
+    /// Whether a node that wants to join, for which there is always something to do, lets others do it still.
+    fn lets_others(&mut self, now: Time, number: u64, rank: usize) -> bool {
+        if self.belongs {
+            return false;
+        }
+        let due = self.needed_since(now, number) + step_in(rank);
+        if now < due {
+            self.look_at = due;
+        }
+        now < due
+    }
+
+    /// Since when this node knows that something has to be done by this view; it does now.
+    fn needed_since(&mut self, now: Time, number: u64) -> Time {
+        let since = self.need.filter(|need| need.number == number).map_or(now, |need| need.since);
+        self.need = Some(Need { number, since });
+        since
     }
 
     /// Does what has to be done, if it is this node's turn.
@@ -210,9 +229,7 @@ impl Life {
             }
             return;
         };
-        let since = self.need.filter(|need| need.number == number).map_or(now, |need| need.since);
-        self.need = Some(Need { number, since });
-        let due = since + step_in(rank);
+        let due = self.needed_since(now, number) + step_in(rank);
         if now < due {
             self.look_at = due;
             return;

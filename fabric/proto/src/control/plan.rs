@@ -42,13 +42,9 @@ impl Lessee {
         Self { node: lease.node, record, lives: !lease.left.is_zero(), left: lease.left }
     }
 
-    pub(super) fn wants(&self) -> Option<Wants> {
-        self.record.as_ref().map(|record| record.wants)
-    }
-
-    /// The same, if its lease lasts.
-    pub(super) fn wants_alive(&self) -> Option<Wants> {
-        self.wants().filter(|_| self.lives)
+    /// What it wants, if its lease lasts.
+    fn wants_alive(&self) -> Option<Wants> {
+        self.record.as_ref().map(|record| record.wants).filter(|_| self.lives)
     }
 }
 

@@ -17,14 +17,30 @@ const BITMAP: usize = PART / 8;
 const LIST: u8 = 0;
 const BITS: u8 = 1;
 
-/// A set of slots.
-#[derive(Clone, PartialEq, Eq, Default)]
-pub(crate) struct SlotSet(Vec<u16>);
+/// Slots in a set from which on it is kept as bits.
+const MANY: usize = 1 << 10;
+const WORDS: usize = (1 << 16) / 64;
+
+type Bits = Box<[u64]>;
+
+/// A set of slots: a list of few, or bits of many.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) enum SlotSet {
+    Few(Vec<u16>),
+    /// With how many there are, which are at least [`MANY`].
+    Many(Bits, usize),
+}
+
+impl Default for SlotSet {
+    fn default() -> Self {
+        Self::Few(Vec::new())
+    }
+}
 
 impl std::fmt::Debug for SlotSet {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self.0.len() {
-            0..=16 => f.debug_set().entries(&self.0).finish(),
+        match self.len() {
+            0..=16 => f.debug_set().entries(self.iter()).finish(),
             many => write!(f, "{many} slots"),
         }
     }
@@ -37,101 +53,142 @@ impl FromIterator<u16> for SlotSet {
             slots.sort_unstable();
         }
         slots.dedup();
-        Self(slots)
+        Self::of_list(slots)
     }
 }
 
+fn has(bits: &[u64], slot: u16) -> bool {
+    bits.get(usize::from(slot) / 64).is_some_and(|word| word >> (slot % 64) & 1 == 1)
+}
+
 impl SlotSet {
+    /// That of the slots whose owner, of all in order, is `owner`.
+    pub(crate) fn owned(owners: &[u16], owner: u16) -> Self {
+        let word = |owners: &[u16]| {
+            let bits = owners.iter().enumerate();
+            bits.fold(0, |word, (at, of)| word | u64::from(*of == owner) << at)
+        };
+        let mut bits: Bits = owners.chunks(64).map(word).collect();
+        if bits.len() < WORDS {
+            bits = bits.into_iter().chain(std::iter::repeat(0)).take(WORDS).collect();
+        }
+        Self::of_bits(bits)
+    }
+
+    /// Of slots in order, each once (**SS1**).
+    fn of_list(slots: Vec<u16>) -> Self {
+        if slots.len() < MANY {
+            return Self::Few(slots);
+        }
+        let mut bits: Bits = vec![0; WORDS].into();
+        for slot in &slots {
+            bits[usize::from(*slot) / 64] |= 1 << (slot % 64);
+        }
+        Self::Many(bits, slots.len())
+    }
+
+    fn of_bits(bits: Bits) -> Self {
+        let count = bits.iter().map(|word| word.count_ones() as usize).sum();
+        let many = Self::Many(bits, count);
+        if count < MANY { Self::Few(many.iter().collect()) } else { many }
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.len() == 0
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.0.len()
+        match self {
+            Self::Few(slots) => slots.len(),
+            Self::Many(_, count) => *count,
+        }
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = u16> + '_ {
-        self.0.iter().copied()
+        let (few, many) = match self {
+            Self::Few(slots) => (&slots[..], &[][..]),
+            Self::Many(bits, _) => (&[][..], &bits[..]),
+        };
+        let words = (0_u16..).zip(many).flat_map(|(at, word)| {
+            let mut word = *word;
+            std::iter::from_fn(move || {
+                let bit = u16::try_from(word.trailing_zeros()).ok().filter(|bit| *bit < 64)?;
+                word &= word - 1;
+                Some(at * 64 + bit)
+            })
+        });
+        few.iter().copied().chain(words)
     }
 
-    #[cfg(test)]
     pub(crate) fn contains(&self, slot: u16) -> bool {
-        self.0.binary_search(&slot).is_ok()
+        match self {
+            Self::Few(slots) => slots.binary_search(&slot).is_ok(),
+            Self::Many(bits, _) => has(bits, slot),
+        }
     }
 
     /// Those of both.
     pub(crate) fn and(&self, other: &Self) -> Self {
-        let other = self.reach(other);
-        let (mut both, mut at) = (Vec::with_capacity(self.len().min(other.len())), 0);
-        for slot in &self.0 {
-            at = skip(other, at, *slot);
-            if other.get(at) == Some(slot) {
-                both.push(*slot);
+        match (self, other) {
+            (Self::Many(bits, _), Self::Many(others, _)) => words(bits, others, |a, b| a & b),
+            (Self::Few(slots), other) | (other, Self::Few(slots)) => {
+                Self::Few(slots.iter().copied().filter(|slot| other.contains(*slot)).collect())
             }
         }
-        Self(both)
     }
 
     /// Those of either.
     pub(crate) fn or(&self, other: &Self) -> Self {
-        if other.is_empty() {
-            return self.clone();
+        match (self, other) {
+            (Self::Many(bits, _), Self::Many(others, _)) => words(bits, others, |a, b| a | b),
+            (Self::Few(slots), Self::Few(others)) => slots.iter().chain(others).copied().collect(),
+            (Self::Many(bits, _), Self::Few(slots)) | (Self::Few(slots), Self::Many(bits, _)) => {
+                let mut bits = bits.clone();
+                slots.iter().for_each(|slot| bits[usize::from(*slot) / 64] |= 1 << (slot % 64));
+                Self::of_bits(bits)
+            }
         }
-        let (mut either, mut at) = (Vec::with_capacity(self.len() + other.len()), 0);
-        for slot in &self.0 {
-            let next = skip(&other.0, at, *slot);
-            either.extend_from_slice(&other.0[at..next]);
-            at = if other.0.get(next) == Some(slot) { next + 1 } else { next };
-            either.push(*slot);
-        }
-        either.extend_from_slice(&other.0[at..]);
-        Self(either)
     }
 
     /// Those that are not of `other`.
     pub(crate) fn without(&self, other: &Self) -> Self {
-        let other = self.reach(other);
-        if other.is_empty() {
-            return self.clone();
-        }
-        let (mut left, mut at) = (Vec::with_capacity(self.len()), 0);
-        for slot in &self.0 {
-            at = skip(other, at, *slot);
-            if other.get(at) != Some(slot) {
-                left.push(*slot);
+        match (self, other) {
+            (Self::Few(slots), other) => {
+                Self::Few(slots.iter().copied().filter(|slot| !other.contains(*slot)).collect())
+            }
+            (Self::Many(bits, _), Self::Many(others, _)) => words(bits, others, |a, b| a & !b),
+            (Self::Many(bits, _), Self::Few(slots)) => {
+                let mut bits = bits.clone();
+                slots.iter().for_each(|slot| bits[usize::from(*slot) / 64] &= !(1 << (slot % 64)));
+                Self::of_bits(bits)
             }
         }
-        Self(left)
-    }
-
-    /// The part of `other` that lies where slots of this one are.
-    fn reach<'a>(&self, other: &'a Self) -> &'a [u16] {
-        let (Some(first), Some(last)) = (self.0.first(), self.0.last()) else { return &[] };
-        let from = other.0.partition_point(|slot| slot < first);
-        let to = other.0.partition_point(|slot| slot <= last);
-        other.0.get(from..to).unwrap_or(&[])
     }
 
     /// The same in parts, each of which can be written.
-    pub(crate) fn parts(&self) -> impl Iterator<Item = Self> + '_ {
+    pub(crate) fn parts(&self) -> impl Iterator<Item = Self> + use<> {
+        let slots: Vec<u16> = self.iter().collect();
         let same = |one: &u16, other: &u16| usize::from(*one) / PART == usize::from(*other) / PART;
-        self.0.chunk_by(same).map(|part| Self(part.to_vec()))
+        let parts: Vec<Self> =
+            slots.chunk_by(same).map(|part| Self::of_list(part.to_vec())).collect();
+        parts.into_iter()
     }
 
     /// Writes it, which is one part.
     pub(crate) fn write(&self, out: &mut Vec<u8>) {
-        let first = self.0.first().map_or(0, |slot| usize::from(*slot) / PART * PART);
-        let fits = self.0.last().is_none_or(|last| usize::from(*last) < first + PART);
+        let slots: Vec<u16> = self.iter().collect();
+        let first = slots.first().map_or(0, |slot| usize::from(*slot) / PART * PART);
+        let fits = slots.last().is_none_or(|last| usize::from(*last) < first + PART);
         assert!(fits, "SS1: a set that travels is of one part");
-        if self.0.len() * 2 <= BITMAP {
+        if slots.len() * 2 <= BITMAP {
             out.push(LIST);
-            self.0.iter().for_each(|slot| out.extend(slot.to_le_bytes()));
+            slots.iter().for_each(|slot| out.extend(slot.to_le_bytes()));
             return;
         }
         out.push(BITS);
         out.extend(u16::try_from(first).unwrap_or(0).to_le_bytes());
         let mut bits = vec![0; BITMAP];
-        for slot in &self.0 {
+        for slot in &slots {
             let at = usize::from(*slot) - first;
             bits[at / 8] |= 1_u8 << (at % 8);
         }
@@ -140,10 +197,9 @@ impl SlotSet {
 
     /// What [`write`](Self::write) has written.
     pub(crate) fn read(mut bytes: Bytes<'_>) -> Result<Self, Unread> {
-        let set = match bytes.u8()? {
+        let slots: Vec<u16> = match bytes.u8()? {
             LIST if bytes.0.len() <= BITMAP => {
-                let slots = bytes.0.chunks(2).map(|slot| Bytes(slot).u16());
-                Self(slots.collect::<Result<Vec<u16>, Unread>>()?)
+                bytes.0.chunks(2).map(|slot| Bytes(slot).u16()).collect::<Result<_, Unread>>()?
             }
             BITS => {
                 let first = bytes.u16()?;
@@ -153,25 +209,18 @@ impl SlotSet {
                     return Err(Unread::Malformed);
                 }
                 let part = u16::try_from(PART).unwrap_or(0);
-                Self((0..part).filter(|at| set(*at)).map(|at| first + at).collect())
+                (0..part).filter(|at| set(*at)).map(|at| first + at).collect()
             }
             _ => return Err(Unread::Malformed),
         };
-        if set.0.windows(2).all(|pair| pair[0] < pair[1]) {
-            Ok(set)
-        } else {
-            Err(Unread::Malformed)
-        }
+        let rise = slots.windows(2).all(|pair| pair[0] < pair[1]);
+        if rise { Ok(Self::of_list(slots)) } else { Err(Unread::Malformed) }
     }
 }
 
-/// The first place from `at` on in `slots` where something is that is not before `slot`.
-#[inline]
-fn skip(slots: &[u16], mut at: usize, slot: u16) -> usize {
-    while slots.get(at).is_some_and(|other| *other < slot) {
-        at += 1;
-    }
-    at
+/// Combines two sets of many, word by word.
+fn words(one: &[u64], other: &[u64], combine: fn(u64, u64) -> u64) -> SlotSet {
+    SlotSet::of_bits(one.iter().zip(other).map(|(a, b)| combine(*a, *b)).collect())
 }
 
 #[cfg(test)]
@@ -187,7 +236,7 @@ mod tests {
             prop::collection::btree_set(any::<u16>(), 0..20),
             prop::collection::btree_set(0..30_u16, 0..20),
             (any::<u16>(), 2..9_u16).prop_map(|(from, step)| {
-                (from..=u16::MAX).step_by(usize::from(step)).take(9_000).collect()
+                (from..=u16::MAX).step_by(usize::from(step)).take(3_000).collect()
             }),
         ]
     }
@@ -196,12 +245,24 @@ mod tests {
         set.iter().copied().collect()
     }
 
+    #[test]
+    fn ss1_what_a_member_owns_is_where_its_number_is() {
+        for step in [3, 700] {
+            let owners: Vec<u16> = (0..=u16::MAX).map(|slot| slot % step).collect();
+            let owned = (0..=u16::MAX).filter(|slot| slot % step == 2);
+            assert_eq!(SlotSet::owned(&owners, 2), owned.collect());
+        }
+    }
+
     proptest! {
+        #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
         #[test]
         fn ss1_sets_are_combined_as_sets_are(a in any_set(), b in any_set()) {
             prop_assert_eq!(of(&a).and(&of(&b)), of(&(&a & &b)));
             prop_assert_eq!(of(&a).or(&of(&b)), of(&(&a | &b)));
             prop_assert_eq!(of(&a).without(&of(&b)), of(&(&a - &b)));
+            prop_assert!(of(&a).iter().eq(a.iter().copied()));
+            prop_assert_eq!(of(&a).len(), a.len());
         }
 
         #[test]
@@ -220,7 +281,7 @@ mod tests {
         #[test]
         fn ss1_whatever_is_read_is_in_order(bytes in prop::collection::vec(any::<u8>(), 0..40)) {
             if let Ok(set) = SlotSet::read(Bytes(&bytes)) {
-                prop_assert!(set.0.windows(2).all(|pair| pair[0] < pair[1]));
+                prop_assert!(set.iter().is_sorted_by(|a, b| a < b));
             }
         }
     }

@@ -376,6 +376,17 @@ fn who_has_not_joined_leaves_at_once() {
 }
 
 #[test]
+fn in2_who_leaves_before_it_has_joined_serves_nothing_though_a_view_has_it() {
+    let mut node = Node::begun();
+    node.renewed(0);
+    node.handle(Event::Leave);
+    node.hear(LOW, &Said::Whole(view(1, &[LOW, ME], &[])));
+    assert!(node.served().is_none());
+    node.answer(|ask| matches!(ask, Ask::Release { .. }), Answer::Released);
+    assert!(matches!(node.out.last(), Some(Effect::Left)));
+}
+
+#[test]
 fn cn3_a_node_whose_lease_has_ended_is_over_and_begins_again_as_another() {
     let mut node = Node::member_of(&view(4, &[LOW, ME], &[]));
     node.wait_until(node.now + RENEW);

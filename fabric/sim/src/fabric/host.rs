@@ -3,6 +3,7 @@
 //! # Not here
 //! What its effects do to the rest of the world: `fleet`.
 
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,12 +25,15 @@ pub(super) struct Shard {
     pub(super) last: Time,
 }
 
-impl Shard {
-    /// Goes by another snapshot.
-    pub(super) fn take(&mut self, next: Arc<Served>) -> Turnover {
-        let before = self.served.replace(Arc::clone(&next));
-        next.turnover(before.as_deref())
-    }
+/// How two snapshots differ, and which they are: shards of one host ask for the same, one after another.
+pub(super) struct Differs {
+    before: Option<Arc<Served>>,
+    after: Arc<Served>,
+    turnover: Rc<Turnover>,
+}
+
+fn same(one: Option<&Arc<Served>>, other: Option<&Arc<Served>>) -> bool {
+    one.map(Arc::as_ptr) == other.map(Arc::as_ptr)
 }
 
 /// What it has cost so far.
@@ -57,6 +61,7 @@ pub(super) struct Host {
     /// When it is told the time next.
     pub(super) tick: Time,
     pub(super) shards: Vec<Shard>,
+    differs: Option<Differs>,
     pub(super) cut_off_until: Time,
     /// Since when it is to leave.
     pub(super) leaving: Option<Time>,
@@ -81,6 +86,7 @@ impl Host {
             until: Time::ZERO,
             tick: Time::MAX,
             shards: Vec::new(),
+            differs: None,
             cut_off_until: Time::ZERO,
             leaving: None,
             releases: 0,
@@ -115,8 +121,24 @@ impl Host {
         self.up = false;
         self.life += 1;
         self.shards.clear();
+        self.differs = None;
         self.serves.clear();
         self.tick = Time::MAX;
+    }
+
+    /// A shard goes by another snapshot.
+    pub(super) fn take(&mut self, shard: usize, after: &Arc<Served>) -> Rc<Turnover> {
+        let before = self.shards[shard].served.replace(Arc::clone(after));
+        let known = self.differs.as_ref().filter(|known| {
+            same(known.before.as_ref(), before.as_ref()) && Arc::ptr_eq(&known.after, after)
+        });
+        if let Some(known) = known {
+            return Rc::clone(&known.turnover);
+        }
+        let turnover = Rc::new(after.turnover(before.as_deref()));
+        let (after, kept) = (Arc::clone(after), Rc::clone(&turnover));
+        self.differs = Some(Differs { before, after, turnover: kept });
+        turnover
     }
 
     pub(super) fn stands_still(&self, now: Time) -> bool {

@@ -25,25 +25,24 @@ impl Fleet<'_> {
     pub(super) fn snapshot(&mut self, whom: Whom, shard: usize, served: Arc<Served>) {
         self.note(11, whom.host);
         let (host, view) = (whom.host, served.number());
-        let machine = &mut self.hosts[host].shards[shard];
-        let before = machine.served.clone();
+        let before = self.hosts[host].shards[shard].served.clone();
         if before.as_ref().is_some_and(|before| before.number() > view) {
             self.tally.count("snapshots older than the last", 1);
         }
         let count = served.count();
-        let turnover = machine.take(served);
+        let turnover = self.hosts[host].take(shard, &served);
         self.hosts[host].serves[shard] = count;
-        for (class, Epoch(epoch), slots) in turnover.begins {
-            let epoch = if self.mutant == Some(Mutant::EpochNotRaised) { 1 } else { epoch };
-            let first = self.place(class, 0);
-            for place in slots.into_iter().map(|slot| first + usize::from(slot)) {
+        for (class, Epoch(epoch), slots) in &turnover.begins {
+            let epoch = if self.mutant == Some(Mutant::EpochNotRaised) { 1 } else { *epoch };
+            let first = self.place(*class, 0);
+            for place in slots.iter().map(|slot| first + usize::from(*slot)) {
                 if self.check.begin(place, host, epoch) {
                     self.look_for_another(host, place);
                 }
             }
         }
         if !turnover.ceases.is_empty() {
-            self.drain(whom, (shard, view), turnover.ceases);
+            self.drain(whom, (shard, view), &turnover.ceases);
         }
         if let Some(served) = before.filter(|_| self.mutant == Some(Mutant::StaleViewAccepted))
             && self.rng.one_in(6)
@@ -54,7 +53,7 @@ impl Fleet<'_> {
     }
 
     /// Slots are given up, some sooner than others.
-    fn drain(&mut self, whom: Whom, (shard, view): (usize, u64), places: Places) {
+    fn drain(&mut self, whom: Whom, (shard, view): (usize, u64), places: &Places) {
         let work = &self.scenario.work;
         let (usual, slow) = (millis(work.drain_ms), secs(work.drain_slow_s));
         let share = if self.calm { 0.0 } else { work.drain_slow };
@@ -62,7 +61,7 @@ impl Fleet<'_> {
         for (class, slots) in places {
             let each = slots.len().div_ceil(parts.len()).max(1);
             for (part, slots) in parts.iter_mut().zip(slots.chunks(each)) {
-                part.push((class, slots.to_vec()));
+                part.push((*class, slots.to_vec()));
             }
         }
         for places in parts {

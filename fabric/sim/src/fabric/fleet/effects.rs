@@ -136,15 +136,20 @@ impl Fleet<'_> {
                 Some(Ask::Renew { node, record: record.write(), ttl })
             }
             (Some(Mutant::ReleaseNotRetried), Ask::Release { node }) => {
+                // The first may well get lost, as it may without this mutant.
                 self.hosts[host].releases += 1;
-                (self.hosts[host].releases == 1).then_some(Ask::Release { node })
+                let lost = self.hosts[host].releases > 1 || self.rng.one_in(4);
+                (!lost).then_some(Ask::Release { node })
             }
             (_, ask) => Some(ask),
         }
     }
 
     fn ask(&mut self, host: usize, id: AskId, ask: Ask) {
-        let Some(ask) = self.mutated(host, ask) else { return };
+        let Some(ask) = self.mutated(host, ask) else {
+            let (whom, gives_up) = (self.whom(host), self.now + ASK_MAX);
+            return self.fail(gives_up, (whom, id));
+        };
         self.note(9, host);
         let cost = &mut self.hosts[host].cost;
         cost.asks += 1;
