@@ -29,7 +29,7 @@ use std::io::Write as _;
 
 use epicserver_wire::NodeId;
 
-use crate::{Coordinator, Wake};
+use crate::{Coordinator, VIEW_BYTES_MAX, Wake};
 
 pub use client::Client;
 
@@ -43,6 +43,11 @@ pub trait Subject: Sync {
 
     /// Another one of its kind, which shares nothing with it.
     fn another(&self) -> Box<dyn Subject>;
+
+    /// Longest view that it keeps, in bytes; a longer one fails and says so.
+    fn view_bytes_max(&self) -> usize {
+        VIEW_BYTES_MAX
+    }
 
     /// Ends what keeps the data as a crash does, and starts it again; false if there is no such thing. Handles stay open.
     fn restart(&self) -> bool {

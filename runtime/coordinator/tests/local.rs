@@ -355,6 +355,16 @@ fn a_folder_that_is_exchanged_under_a_handle_fails_it() {
 }
 
 #[test]
+fn who_holds_the_lock_for_too_long_is_named() {
+    let local = Local::new();
+    let mut client = Client::open(&local);
+    local.stall(true);
+    let answer = client.ask(epicserver_coordinator::Ask::Read);
+    let Answer::Failed { why } = answer else { panic!("it is locked, and it says {answer:?}") };
+    assert!(why.contains(&format!("process {} holds it", std::process::id())), "{why}");
+}
+
+#[test]
 fn a_folder_that_others_may_write_to_is_refused() {
     let local = Local::new();
     std::fs::create_dir(local.path()).expect("the name is free");

@@ -61,6 +61,14 @@ fn behaviours_have_names_of_their_own() {
 }
 
 #[test]
+fn what_the_machine_lacks_is_skipped_unless_all_is_required() {
+    let lacks = || Err::<OfMemory, _>(Lacks("no memory: apt-get install memory".to_owned()));
+    let skipped = std::panic::catch_unwind(|| super::or_skip(lacks(), "a test").is_none());
+    let all = std::env::var_os("EPIC_REQUIRE_ALL").is_some_and(|value| value == "1");
+    assert_eq!(skipped.ok(), (!all).then_some(true));
+}
+
+#[test]
 fn a_clock_that_is_put_forward_ends_leases() {
     let memory = Memory::new();
     let subject = OfMemory(memory.clone());
