@@ -13,6 +13,7 @@
 mod key;
 mod problem;
 mod read;
+mod secret;
 #[cfg(test)]
 mod tests;
 mod units;
@@ -31,6 +32,7 @@ use serde::Deserialize;
 pub use key::Key;
 pub(crate) use problem::nearest;
 pub use problem::{ConfigError, Place, Problem};
+pub use secret::Secret;
 pub use units::Name;
 
 /// The file that is read where nobody names one, if it is there.
@@ -56,6 +58,10 @@ pub const WEIGHT_MAX: u64 = 10_000;
 pub const CLASSES_MAX: usize = 31;
 /// Most that [`CoordinatorConfig::run`] may be.
 pub const RUN_MAX: u64 = 1 << 62;
+/// Servers that [`CoordinatorConfig::servers`] may name.
+pub const SERVERS_MAX: usize = 16;
+/// Longest of [`CoordinatorConfig::servers`], in bytes.
+pub const SERVER_BYTES_MAX: usize = 1024;
 /// Addresses that a node may be told to listen at.
 pub const LISTEN_MAX: usize = 16;
 /// Seeds that a node may be given.
@@ -129,18 +135,58 @@ impl Default for FabricConfig {
 }
 
 /// `[coordinator]`: who agrees on the members of the fabric; the same on all of its nodes, but for `rank`.
-#[derive(Clone, PartialEq, Debug, Default, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct CoordinatorConfig {
     /// Which it is.
     pub kind: CoordinatorKind,
+    /// Where it is reached, at most [`SERVERS_MAX`]: of PostgreSQL one `postgres://user:password@host/database`, or
+    /// `host=… user=…`; of etcd one or more `http://host:2379` or `https://…`.
+    #[serde(deserialize_with = "units::servers")]
+    pub servers: Vec<Secret>,
+    /// The user of etcd's own, if the cluster wants to know who asks.
+    pub user: Option<String>,
+    /// That user's password.
+    pub password: Option<Secret>,
+    /// What all keys in etcd begin with; `/epicserver/` unless set.
+    pub prefix: String,
+    /// The certificates by which it is reached; in the clear if absent.
+    pub tls: Option<CoordinatorTlsConfig>,
     /// Which of the nodes of a static fabric this is, counted from 0.
     #[serde(deserialize_with = "units::some_whole::<0, NODES_MAX, u32, _>")]
     pub rank: Option<u32>,
     /// The number of the run of a static fabric, 1 to [`RUN_MAX`]: higher than that of the run before.
     #[serde(deserialize_with = "units::some_whole::<1, RUN_MAX, u64, _>")]
     pub run: Option<u64>,
+}
+
+impl Default for CoordinatorConfig {
+    fn default() -> Self {
+        Self {
+            kind: CoordinatorKind::Local,
+            servers: Vec::new(),
+            user: None,
+            password: None,
+            prefix: "/epicserver/".to_owned(),
+            tls: None,
+            rank: None,
+            run: None,
+        }
+    }
+}
+
+/// `[coordinator.tls]`: TLS 1.3 to a coordinator that is reached over a network. `ca` is needed, `cert` and `key` go together.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct CoordinatorTlsConfig {
+    /// The certificates that may have signed the server's, in PEM.
+    pub ca: PathBuf,
+    /// What this node shows, if the server wants to see something, in PEM.
+    pub cert: Option<PathBuf>,
+    /// The private key of `cert`, in PEM; refused if everybody may read it.
+    pub key: Option<PathBuf>,
 }
 
 /// Who agrees on the members of a fabric.
@@ -153,6 +199,10 @@ pub enum CoordinatorKind {
     Local,
     /// Nobody: as many nodes as [`FabricConfig::nodes`] says are members from the start, and no others ever.
     Static,
+    /// A PostgreSQL server, or what speaks its protocol.
+    Postgres,
+    /// An etcd cluster.
+    Etcd,
 }
 
 /// `[node]`: what makes this node differ from others.

@@ -71,6 +71,9 @@ pub enum FabricError {
     /// The coordinator `static` cannot be used.
     #[error("cannot use the coordinator `static`: {0}")]
     Fixed(#[from] fixed::Error),
+    /// A coordinator that is reached over a network cannot be used as it is configured.
+    #[error("cannot use [coordinator]: {0}")]
+    Remote(String),
     /// A static fabric does not know which of its nodes this is.
     #[error(
         "a static fabric needs `rank`, which of its nodes this is, and `run`, a number that is the same for all of them and \

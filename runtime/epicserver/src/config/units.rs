@@ -15,7 +15,8 @@ use serde::{Deserialize, Deserializer};
 
 use super::{
     CLASSES_MAX, IDLE_AFTER_MS_MAX, IDLE_AFTER_MS_MIN, LISTEN_MAX, MEMORY_BYTES_MAX,
-    MEMORY_BYTES_MIN, Multicast, NAME_BYTES_MAX, SEEDS_MAX, SHARDS_MAX,
+    MEMORY_BYTES_MIN, Multicast, NAME_BYTES_MAX, SEEDS_MAX, SERVER_BYTES_MAX, SERVERS_MAX,
+    SHARDS_MAX, Secret,
 };
 
 /// Longest name of a network interface that the kernel has.
@@ -92,6 +93,19 @@ where
     D: Deserializer<'de>,
 {
     whole::<MIN, MAX, T, D>(deserializer).map(Some)
+}
+
+/// Where a coordinator is reached. What is wrong with one is said without quoting it.
+pub(super) fn servers<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Secret>, D::Error> {
+    let servers: Vec<Secret> =
+        Vec::deserialize(deserializer).map_err(|_| D::Error::custom("must be a list of texts"))?;
+    let long = |server: &Secret| server.reveal().len() > SERVER_BYTES_MAX;
+    if servers.len() > SERVERS_MAX || servers.iter().any(long) {
+        let what =
+            format!("at most {SERVERS_MAX} servers, each of at most {SERVER_BYTES_MAX} bytes");
+        return Err(D::Error::custom(what));
+    }
+    Ok(servers)
 }
 
 /// Names of placement classes.

@@ -12,6 +12,8 @@ use epicserver_wire::NodeId;
 use sha2::{Digest as _, Sha256};
 
 use super::FabricError;
+#[cfg(any(feature = "postgres", feature = "etcd"))]
+use crate::config::CoordinatorConfig;
 use crate::config::{Config, CoordinatorKind};
 
 /// What becomes of a node by the coordinator of its fabric.
@@ -33,6 +35,12 @@ pub(super) struct Place<'a> {
 }
 
 impl Place<'_> {
+    /// What the fabric is called at a coordinator that it shares with others.
+    #[cfg(any(feature = "postgres", feature = "etcd"))]
+    fn fabric(&self, config: &Config) -> String {
+        format!("{}-{}", config.fabric.name, self.mark())
+    }
+
     /// What tells such fabrics apart, and says nothing of the key.
     fn mark(&self) -> String {
         let hash = Sha256::new().chain_update(b"epicserver coordinator 1").chain_update(self.key);
@@ -56,7 +64,59 @@ pub(super) fn coordinator(
             Ok(Chosen { coordinator: Box::new(local::open(&options, wake)?), node: None })
         }
         CoordinatorKind::Static => fixed(config, member, wake),
+        CoordinatorKind::Postgres => postgres(config, place, wake),
+        CoordinatorKind::Etcd => etcd(config, place, wake),
     }
+}
+
+#[cfg(feature = "postgres")]
+fn postgres(config: &Config, place: &Place<'_>, wake: Wake) -> Result<Chosen, FabricError> {
+    let given = &config.coordinator;
+    let options = epicserver_postgres::coordinator::Options {
+        server: given.servers.first().map(|server| server.reveal().to_owned()).unwrap_or_default(),
+        tls: files(given),
+        fabric: place.fabric(config),
+    };
+    let opened = epicserver_postgres::coordinator::open(&options, wake);
+    let coordinator = opened.map_err(|error| FabricError::Remote(error.to_string()))?;
+    Ok(Chosen { coordinator: Box::new(coordinator), node: None })
+}
+
+#[cfg(not(feature = "postgres"))]
+fn postgres(_: &Config, _: &Place<'_>, _: Wake) -> Result<Chosen, FabricError> {
+    Err(FabricError::Remote("this program was built without the feature `postgres`".to_owned()))
+}
+
+#[cfg(feature = "etcd")]
+fn etcd(config: &Config, place: &Place<'_>, wake: Wake) -> Result<Chosen, FabricError> {
+    let given = &config.coordinator;
+    let user = given.user.as_ref().zip(given.password.as_ref());
+    let options = epicserver_etcd::Options {
+        endpoints: given.servers.iter().map(|server| server.reveal().to_owned()).collect(),
+        tls: files(given),
+        user: user.map(|(name, password)| epicserver_etcd::User {
+            name: name.clone(),
+            password: password.reveal().to_owned(),
+        }),
+        prefix: given.prefix.clone(),
+        fabric: place.fabric(config),
+    };
+    let opened = epicserver_etcd::open(&options, wake);
+    let coordinator = opened.map_err(|error| FabricError::Remote(error.to_string()))?;
+    Ok(Chosen { coordinator: Box::new(coordinator), node: None })
+}
+
+#[cfg(not(feature = "etcd"))]
+fn etcd(_: &Config, _: &Place<'_>, _: Wake) -> Result<Chosen, FabricError> {
+    Err(FabricError::Remote("this program was built without the feature `etcd`".to_owned()))
+}
+
+#[cfg(any(feature = "postgres", feature = "etcd"))]
+fn files(given: &CoordinatorConfig) -> Option<epicserver_coordinator::tls::Files> {
+    use epicserver_coordinator::tls::{Files, Own};
+    let tls = given.tls.as_ref()?;
+    let own = tls.cert.clone().zip(tls.key.clone()).map(|(cert, key)| Own { cert, key });
+    Some(Files { ca: tls.ca.clone(), own })
 }
 
 /// A fabric that is told to look for nodes of other machines cannot agree by files of this one.
