@@ -44,6 +44,15 @@ impl Local {
     fn of_node(&self, suffix: &str) -> PathBuf {
         self.path().join(format!("{}.{suffix}", NodeId::new(1)))
     }
+
+    /// Makes the lease of node 1 look as if another run of the machine, or another machine, had written it.
+    fn move_lease_to_another_boot(&self) {
+        let mut bytes = std::fs::read(self.of_node("lease")).expect("there is a lease");
+        bytes[20] = if bytes[20] == b'0' { b'1' } else { b'0' };
+        let sum = xxhash_rust::xxh3::xxh3_64(&bytes[20..]).to_le_bytes();
+        bytes[12..20].copy_from_slice(&sum);
+        std::fs::write(self.of_node("lease"), bytes).expect("it is ours");
+    }
 }
 
 impl Drop for Local {
@@ -98,14 +107,8 @@ impl Subject for Local {
             4 => write(&self.of_node("lease"), b"somebody else's"),
             5 => write(&self.of_node("lease"), &[0; 20_000]),
             6 => write(&self.of_node("alive"), b"somebody else's time"),
-            7 => {
-                // The record of a node that lives, and wrote it on another machine.
-                let mut bytes = std::fs::read(self.of_node("lease")).expect("there is a lease");
-                bytes[20] = if bytes[20] == b'0' { b'1' } else { b'0' };
-                let sum = xxhash_rust::xxh3::xxh3_64(&bytes[20..]).to_le_bytes();
-                bytes[12..20].copy_from_slice(&sum);
-                write(&self.of_node("lease"), &bytes);
-            }
+            // Of a node that lives, and wrote it on another machine.
+            7 => self.move_lease_to_another_boot(),
             8 => std::fs::remove_file(&state).expect("it is there"),
             _ => return None,
         }
@@ -336,6 +339,20 @@ fn what_a_crash_of_the_machine_leaves_behind_stops_nobody() {
     assert_eq!(client.change(1, b"next", &ends), Answer::Changed { number: 2 });
     assert_eq!(client.renew(NodeId::new(2), b"", LONG), Answer::Renewed { number: 2 });
     assert_eq!(client.read().1.len(), 1);
+}
+
+#[test]
+fn a_lease_of_before_the_machine_started_again_is_over_and_goes() {
+    let local = Local::new();
+    let mut client = Client::open(&local);
+    assert_eq!(client.renew(NodeId::new(1), b"record", LONG), Answer::Renewed { number: 0 });
+    drop(client);
+    local.move_lease_to_another_boot();
+    let mut client = Client::open(&local);
+    assert!(client.read().1.iter().all(|lease| lease.left.is_zero()));
+    assert_eq!(client.change(0, b"view", &[]), Answer::Changed { number: 1 });
+    assert_eq!(client.read().1, []);
+    assert!(!local.of_node("alive").exists());
 }
 
 #[test]
