@@ -12,8 +12,10 @@
 //! Agreement: each node goes by the links that it has itself, so two may differ for a moment about who
 //! owns an entity; a call that meets the wrong one is sent again. Whom to dial: that is `discovery`.
 
+mod job;
 mod key;
 mod sources;
+mod step;
 mod ways;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -34,8 +36,11 @@ use epicserver_wire::NodeId;
 use epicserver_wire::header::Credit;
 
 use crate::config::{Config, DriverKind, IoThreads};
+use crate::discovery::slurm::{SlurmError, Step};
 use crate::discovery::{Candidate, Discovery, DiscoveryError, Search, Strangers};
+pub(crate) use job::Job;
 use sources::sources;
+pub(crate) use step::adapted;
 use ways::Ways;
 
 /// How long a member may be unreachable before it is none any more.
@@ -67,6 +72,25 @@ pub enum FabricError {
     /// The certificates of TLS cannot be used.
     #[error("cannot use [network.tls]: {0}")]
     Tls(#[from] epicserver_tcp::TlsError),
+    /// What Slurm says of this task is not understood.
+    #[error(transparent)]
+    Slurm(#[from] SlurmError),
+    /// The task of a Slurm step is to listen where the others do not look for it.
+    #[error("`{address}` is not where others look for this Slurm task: write port 0, for {port}")]
+    Listen {
+        /// Where it is to listen.
+        address: std::net::SocketAddr,
+        /// The port at which the others look for it.
+        port: u16,
+    },
+    /// This host's own name has no address.
+    #[error("cannot find out the addresses of this host, `{host}`")]
+    Host {
+        /// How Slurm calls it.
+        host: String,
+        /// Why not.
+        source: std::io::Error,
+    },
     /// The interface has no address.
     #[error("cannot use the interface `{interface}`")]
     Interface {
@@ -87,15 +111,16 @@ pub(crate) struct Joining {
     search: Search,
     wanted: usize,
     ways: Ways,
+    job: Option<Arc<Job>>,
 }
 
 impl Joining {
-    /// Gets ready to join the fabric of `config` with a node of so many shards that serves what is in
-    /// `registry`.
+    /// Gets ready to join the fabric of `config`, as a task of `step` if that is one, with a node of so many
+    /// shards that serves what is in `registry`.
     pub(crate) fn new(
         config: &Config,
-        shards: u16,
-        registry: &Registry,
+        step: Option<&Step>,
+        (shards, registry): (u16, &Registry),
     ) -> Result<(Self, IoOptions), FabricError> {
         let run_dir = config.runtime.run_dir.as_deref();
         let discovery = Discovery::open(run_dir, &config.fabric.name)?;
@@ -127,9 +152,10 @@ impl Joining {
             transports: ways::transports(config, discovery.path())?,
         };
         let wanted = usize::try_from(config.fabric.nodes).unwrap_or(usize::MAX);
-        let search = Search::new(node, sources(config, node)?);
+        let search = Search::new(node, sources(config, step, node)?);
         let ways = Ways::new(config);
-        Ok((Self { node, discovery, search, wanted, ways }, options))
+        let job = step.filter(|step| !step.leads()).map(|_| Arc::default());
+        Ok((Self { node, discovery, search, wanted, ways, job }, options))
     }
 
     /// What tells this node's chains apart from those of others.
@@ -181,15 +207,18 @@ struct Gate {
 pub(crate) struct Fabric {
     stop: Arc<AtomicBool>,
     gate: Arc<Gate>,
+    job: Option<Arc<Job>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Fabric {
-    /// Starts the control thread of `host`, and blocks until as many nodes are there as are wanted.
+    /// Starts the control thread of `host`, and blocks until as many nodes are there as are wanted, or the job
+    /// is over that wants them.
     pub(crate) fn join(joining: Joining, host: &Host) -> Result<Self, FabricError> {
         let (stop, gate) = (Arc::new(AtomicBool::new(false)), Arc::new(Gate::default()));
+        let job = joining.job.clone();
         let Some(wires) = host.wires().map(Arc::clone) else {
-            return Ok(Self { stop, gate, thread: None });
+            return Ok(Self { stop, gate, job, thread: None });
         };
         let control = Control {
             joining,
@@ -208,18 +237,24 @@ impl Fabric {
             control.run(&told, &shared);
         });
         let thread = Some(thread.map_err(FabricError::Thread)?);
-        let fabric = Self { stop, gate, thread };
+        let fabric = Self { stop, gate, job, thread };
         fabric.wait();
         Ok(fabric)
     }
 
+    /// The job on whose account this node is there, if another node leads it.
+    pub(crate) fn job(&self) -> Option<&Arc<Job>> {
+        self.job.as_ref()
+    }
+
     fn wait(&self) {
         let mut open = self.gate.open.lock().unwrap_or_else(PoisonError::into_inner);
-        while !*open {
+        let over = || self.job.as_ref().is_some_and(|job| job.is_over());
+        while !*open && !over() {
             let waited = self.gate.opened.wait_timeout(open, PATIENCE);
             let (guard, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
             open = guard;
-            if timeout.timed_out() && !*open {
+            if timeout.timed_out() && !*open && !over() {
                 tracing::info!("waiting for other nodes of the fabric");
             }
         }
@@ -268,6 +303,13 @@ impl Control {
                 self.unpublished.take_if(|(_, tried)| tried.elapsed() >= REPUBLISH)
             {
                 self.publish(addresses);
+            }
+            if let Some(job) = &self.joining.job
+                && self.joining.search.is_job_over(Instant::now())
+            {
+                job.end();
+                // Whoever still waits for others waits in vain.
+                gate.opened.notify_all();
             }
             self.strangers.watch(|why| self.wires.refused(why), Instant::now());
             if self.joining.search.poll(Instant::now()) | changed && self.listening {

@@ -233,6 +233,30 @@ fn a_job_is_over_when_the_node_that_leads_stays_lost() {
 }
 
 #[test]
+fn a_job_is_over_when_the_node_that_leads_does_not_come() {
+    let mut node = Searching::new();
+    node.hear("job", &[Candidate { leads: true, ..Candidate::at(at(1)) }, Candidate::at(at(2))]);
+    assert_eq!(node.due(), [1, 2]);
+    node.linked(8, Some(2));
+    assert!(!node.search.is_job_over(node.now + LEADER_AWAITED / 2));
+    assert!(node.search.is_job_over(node.now + LEADER_AWAITED));
+    let mut alone = Searching::new();
+    assert_eq!(alone.due(), NONE);
+    assert!(!alone.search.is_job_over(alone.now + LEADER_AWAITED), "it has no job");
+}
+
+#[test]
+fn who_may_come_by_a_better_way_is_not_dialled_before_its_time() {
+    let mut node = Searching::new();
+    let later = node.now + REDIAL;
+    node.hear("job", &[Candidate { not_before: Some(later), ..Candidate::at(at(1)) }]);
+    assert_eq!(node.due(), NONE);
+    node.wait(REDIAL);
+    assert!(node.search.poll(node.now));
+    assert_eq!(node.due(), [1]);
+}
+
+#[test]
 fn the_node_that_leads_is_known_by_what_its_own_host_says_of_it_too() {
     let mut node = Searching::new();
     node.hear(HOST, &[named(4, &[3, 1])]);
