@@ -2,6 +2,7 @@
 
 use super::dials::{PAUSE_MAX, REFUSED_MAX};
 use super::*;
+use crate::discovery::registry::Registry;
 use crate::discovery::source::Fixed;
 
 const HOST: &str = "host";
@@ -124,6 +125,20 @@ fn fa9_a_node_that_many_sources_offer_is_dialled_once() {
     node.fails(&[70], None);
     node.wait(REFUSED_MAX);
     assert_eq!(node.due(), [70], "the seed 61 is known to be linked");
+}
+
+#[test]
+fn whom_the_coordinator_knows_is_dialled_until_it_forgets_them() {
+    let (mut node, mut registry) = (Searching::new(), Registry::default());
+    registry.set([(id(5), vec![at(5)]), (id(6), vec![at(6)]), (id(7), vec![at(7)])]);
+    assert!(node.search.ask(&mut registry, node.now));
+    assert!(!node.search.ask(&mut registry, node.now), "it has said so already");
+    assert_eq!(node.due(), [6, 7]);
+    node.fails(&[6, 7], None);
+    registry.set([(id(5), vec![at(5)]), (id(7), vec![at(8)])]);
+    assert!(node.search.ask(&mut registry, node.now));
+    node.wait(PAUSE_MAX);
+    assert_eq!(node.due(), [8]);
 }
 
 #[test]
