@@ -348,11 +348,16 @@ pub struct DiscoveryConfig {
     /// [`RESOLVE_EVERY_MS_MAX`], 30 s unless set.
     #[serde(deserialize_with = "units::duration::<RESOLVE_EVERY_MS_MIN, RESOLVE_EVERY_MS_MAX, _>")]
     pub resolve_every: Duration,
+    /// In a step of a Slurm job, the port of the first task of each host; the next ones have those that
+    /// follow. The step's tasks are then the nodes of the fabric, and [`FabricConfig::nodes`] is their number
+    /// unless set. Not used elsewhere; without it Slurm is not asked. 1 to 65,535.
+    #[serde(deserialize_with = "units::port")]
+    pub slurm_port: Option<u16>,
 }
 
 impl Default for DiscoveryConfig {
     fn default() -> Self {
-        Self { multicast: None, resolve_every: Duration::from_secs(30) }
+        Self { multicast: None, resolve_every: Duration::from_secs(30), slurm_port: None }
     }
 }
 

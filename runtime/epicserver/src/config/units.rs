@@ -211,6 +211,11 @@ pub(super) fn interface<'de, D: Deserializer<'de>>(
     Err(D::Error::custom(format!("`{}` is no name of an interface", name.escape_debug())))
 }
 
+/// A port that somebody may listen at.
+pub(super) fn port<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u16>, D::Error> {
+    whole::<1, { u16::MAX as u64 }, u16, D>(deserializer).map(Some)
+}
+
 /// Where to use multicast.
 pub(super) fn multicast<'de, D: Deserializer<'de>>(
     deserializer: D,
