@@ -18,9 +18,9 @@ use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 #[global_allocator]
 static HEAP: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
-const CALLS: usize = 100;
+const CALLS: usize = 50;
 /// The control threads look round a few times a second, and allocate then: the quietest round counts.
-const ROUNDS: usize = 400;
+const ROUNDS: usize = 800;
 
 #[entity(key = u64)]
 #[derive(Default)]
@@ -70,6 +70,9 @@ async fn allocations(pool: Pool) -> Result<usize> {
         }
         let change = heap.change();
         quietest = quietest.min(change.allocations + change.reallocations);
+        if quietest == 0 {
+            break;
+        }
     }
     Ok(quietest)
 }

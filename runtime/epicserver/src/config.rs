@@ -141,6 +141,9 @@ impl Default for FabricConfig {
 pub struct CoordinatorConfig {
     /// Which it is.
     pub kind: CoordinatorKind,
+    /// Where the coordinator `local` keeps its files; the folder of the fabric in [`RuntimeConfig::run_dir`] if absent. It
+    /// must be this user's alone, and outlive a restart of the machine where entities are stored.
+    pub dir: Option<PathBuf>,
     /// Where it is reached, at most [`SERVERS_MAX`]: of PostgreSQL one `postgres://user:password@host/database`, or
     /// `host=… user=…`; of etcd one or more `http://host:2379` or `https://…`.
     #[serde(deserialize_with = "units::servers")]
@@ -165,6 +168,7 @@ impl Default for CoordinatorConfig {
     fn default() -> Self {
         Self {
             kind: CoordinatorKind::Local,
+            dir: None,
             servers: Vec::new(),
             user: None,
             password: None,

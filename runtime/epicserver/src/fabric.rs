@@ -13,6 +13,8 @@ mod step;
 mod thread;
 mod ways;
 
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -145,6 +147,7 @@ struct SeatToBe {
     member: Member,
     chosen: Chosen,
     one_host: bool,
+    hands_over: bool,
     discovery: Discovery,
     search: Search,
     ways: Ways,
@@ -187,7 +190,7 @@ impl Joining {
             },
             offer: link::Offer {
                 schemas: schemas_of(registry),
-                host: host_id(),
+                host: host_id(chosen.folder.as_deref()),
                 ..link::Offer::default()
             },
             handshake: link::HANDSHAKE,
@@ -208,9 +211,20 @@ impl Joining {
         let search = Search::new(node, sources(config, step, node)?);
         let ways = Ways::new(config);
         let one_host = config.coordinator.kind == CoordinatorKind::Local;
+        let hands_over = config.coordinator.kind != CoordinatorKind::Static;
         let job = step.filter(|step| !step.leads()).map(|_| Arc::default());
-        let seat =
-            SeatToBe { member, chosen, one_host, discovery, search, ways, wanted, bell, job };
+        let seat = SeatToBe {
+            member,
+            chosen,
+            one_host,
+            hands_over,
+            discovery,
+            search,
+            ways,
+            wanted,
+            bell,
+            job,
+        };
         Ok((Self { seat, config: control::Config::default() }, options))
     }
 
@@ -234,11 +248,17 @@ fn member_of(config: &Config, shards: u16) -> Member {
     member
 }
 
-/// What tells this host from all others while it runs; `None` if the kernel does not say.
-fn host_id() -> Option<HostId> {
+/// What tells this host, while it runs, from all others; and nodes that agree in `folder` from those that do not. `None`
+/// if the kernel does not say.
+fn host_id(folder: Option<&Path>) -> Option<HostId> {
     let boot = std::fs::read("/proc/sys/kernel/random/boot_id").ok()?;
-    let hash: [u8; 32] =
-        Sha256::new().chain_update(b"epicserver host 1").chain_update(boot).finalize().into();
+    let mut hash = Sha256::new().chain_update(b"epicserver host 1").chain_update(boot);
+    if let Some(folder) = folder {
+        let of = std::fs::metadata(folder).ok()?;
+        hash.update(of.dev().to_le_bytes());
+        hash.update(of.ino().to_le_bytes());
+    }
+    let hash: [u8; 32] = hash.finalize().into();
     hash.first_chunk().copied().map(HostId)
 }
 
@@ -279,6 +299,8 @@ pub(crate) struct Fabric {
     gate: Arc<Gate>,
     bell: Bell,
     job: Option<Arc<Job>>,
+    /// Whether others take over what a node has.
+    hands_over: bool,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -289,7 +311,13 @@ impl Fabric {
         let Joining { seat, config } = joining;
         let gate = Arc::new(Gate::default());
         let (bell, job) = (seat.bell.clone(), seat.job.clone());
-        let mut fabric = Self { gate: Arc::clone(&gate), bell: bell.clone(), job, thread: None };
+        let mut fabric = Self {
+            gate: Arc::clone(&gate),
+            bell: bell.clone(),
+            job,
+            hands_over: seat.hands_over,
+            thread: None,
+        };
         let Some(wires) = host.wires().map(Arc::clone) else { return Ok(fabric) };
         let ring = |bell: &Bell| {
             let bell = bell.clone();
@@ -326,9 +354,12 @@ impl Fabric {
         Ok(fabric)
     }
 
-    /// Hands everything over to the other nodes, and leaves. Blocks for at most `wait`. Says whether that was enough;
-    /// if not, the node's lease runs out.
+    /// Hands everything over to the other nodes, and leaves; nothing in a fabric in which nobody takes over. Blocks for
+    /// at most `wait`. Says whether that was enough; if not, the node's lease runs out.
     pub(crate) fn leave(&self, wait: Duration) -> bool {
+        if !self.hands_over {
+            return true;
+        }
         self.gate.leave();
         self.bell.ring();
         self.gate.wait(Progress::Over, wait)

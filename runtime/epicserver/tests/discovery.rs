@@ -12,10 +12,11 @@ use epicserver::config::{Key, Transport};
 use epicserver::{Config, Node};
 use run_dir::RunDir;
 
-fn config(run_dir: &RunDir, nodes: u32) -> Config {
+fn config(run_dir: &RunDir, shared: &RunDir, nodes: u32) -> Config {
     let mut config = Config::default();
     config.fabric.key = Key::new(b"what the nodes of these tests know");
     config.fabric.nodes = nodes;
+    config.coordinator.dir = Some(shared.path().to_owned());
     config.network.transport = Transport::Tcp;
     config.node.shards = std::num::NonZeroUsize::new(1);
     config.runtime.run_dir = Some(run_dir.path().to_owned());
@@ -36,11 +37,11 @@ fn free_port() -> u16 {
 
 /// A node that is content alone and has this seed, and another that comes there later, goes, and comes again.
 fn comes_and_goes(seed: &str, port: u16) {
-    let (here, there) = (RunDir::new(), RunDir::new());
-    let mut config_here = config(&here, 1);
+    let (here, there, shared) = (RunDir::new(), RunDir::new(), RunDir::new());
+    let mut config_here = config(&here, &shared, 1);
     config_here.network.seeds = vec![epicserver_link::Address::new("tcp", seed)];
     let first = start(&config_here);
-    let mut config_there = config(&there, 2);
+    let mut config_there = config(&there, &shared, 2);
     config_there.network.listen = vec![SocketAddr::from((Ipv4Addr::LOCALHOST, port))];
     for _ in 0..2 {
         assert!(start(&config_there).stop());

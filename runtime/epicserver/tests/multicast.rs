@@ -17,17 +17,18 @@ use epicserver::config::{Key, Multicast};
 use epicserver::{Config, Node};
 use run_dir::RunDir;
 
-/// What a child is: the address of its host, the interface there, its run directory, the name of its fabric.
+/// What a child is: the address of its host, the interface there, its run directory, the name of its fabric, and the
+/// folder in which those of both hosts agree.
 const CHILD: &str = "EPIC_TEST_CHILD_HOST";
 const ADDRESSES: [&str; 2] = ["10.86.1.1", "10.86.1.2"];
 
-/// Two hosts; each has one interface, called as it is itself.
-struct Hosts([String; 2]);
+/// Two hosts, each with one interface that is called as it is itself; and what they share.
+struct Hosts([String; 2], RunDir);
 
 impl Hosts {
     fn new() -> Result<Self, String> {
         let process = std::process::id();
-        let hosts = Self([format!("em{process}a"), format!("em{process}b")]);
+        let hosts = Self([format!("em{process}a"), format!("em{process}b")], RunDir::new());
         let [a, b] = &hosts.0;
         for host in [a, b] {
             ip(&["netns", "add", host])?;
@@ -50,7 +51,8 @@ impl Hosts {
         let mut command = Command::new("ip");
         command.args(["netns", "exec", host]).arg(exe);
         command.args(["--exact", "is_a_node_until_its_input_ends", "--nocapture"]);
-        command.env(CHILD, format!("{address} {host} {} {fabric}", run_dir.path().display()));
+        let (run_dir, shared) = (run_dir.path().display(), self.1.path().display());
+        command.env(CHILD, format!("{address} {host} {run_dir} {fabric} {shared}"));
         let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
         let mut child = child.unwrap_or_else(|error| panic!("{error}"));
         let output = BufReader::new(child.stdout.take().unwrap_or_else(|| panic!("it is piped")));
@@ -111,11 +113,12 @@ fn is_a_node_until_its_input_ends() {
     let Some(told) = std::env::var_os(CHILD) else { return };
     let told = told.into_string().unwrap();
     let told: Vec<&str> = told.split(' ').collect();
-    let [address, interface, run_dir, fabric] = told[..] else { panic!("{told:?}") };
+    let [address, interface, run_dir, fabric, shared] = told[..] else { panic!("{told:?}") };
     let mut config = Config::default();
     config.fabric.key = Key::new(b"what the nodes of these tests know");
     config.fabric.name = epicserver::config::Name::new(fabric).unwrap();
     config.fabric.nodes = 2;
+    config.coordinator.dir = Some(shared.into());
     config.network.listen = vec![SocketAddr::new(address.parse::<IpAddr>().unwrap(), 0)];
     config.discovery.multicast = Some(Multicast::Interface(interface.to_owned()));
     config.node.shards = std::num::NonZeroUsize::new(1);

@@ -188,7 +188,7 @@ fn cf2_an_unknown_key_is_refused_with_its_place_and_the_nearest_name() {
     );
     assert_eq!(
         refused("[node]\nzzzzzzzz = 1\n"),
-        "a.toml:2:1: unknown key `zzzzzzzz` in [node]; known are shards, name"
+        "a.toml:2:1: unknown key `zzzzzzzz` in [node]; known are shards, name, weight, classes"
     );
     assert_eq!(
         refused("[network.tls]\nca = \"a\"\ncerts = \"b\"\nkey = \"c\"\n"),

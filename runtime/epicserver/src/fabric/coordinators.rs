@@ -3,7 +3,7 @@
 //! # Not here
 //! What coordinators do: each is a crate, or a module of `epicserver-coordinator`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use epicserver_coordinator::fixed::{self, Static};
 use epicserver_coordinator::{Coordinator, Wake, local};
@@ -21,6 +21,8 @@ pub(super) struct Chosen {
     pub(super) coordinator: Box<dyn Coordinator>,
     /// The node's id, where that is not drawn.
     pub(super) node: Option<NodeId>,
+    /// The folder of this host in which it agrees, if it agrees by one.
+    pub(super) folder: Option<PathBuf>,
 }
 
 /// Where the nodes of a fabric meet at their coordinator: apart from those of the same name that have another key, or
@@ -41,6 +43,16 @@ impl Place<'_> {
         format!("{}-{}", config.fabric.name, self.mark())
     }
 
+    /// Where nodes of this machine agree.
+    fn folder(&self, config: &Config) -> Result<PathBuf, FabricError> {
+        if let Some(dir) = &config.coordinator.dir {
+            return Ok(dir.join(format!("{}-{}", config.fabric.name, self.mark())));
+        }
+        // Whoever has named a folder means nodes that share it.
+        refuse_other_hosts(config)?;
+        Ok(self.dir.join(format!("coordinator-{}", self.mark())))
+    }
+
     /// What tells such fabrics apart, and says nothing of the key.
     fn mark(&self) -> String {
         let hash = Sha256::new().chain_update(b"epicserver coordinator 1").chain_update(self.key);
@@ -58,10 +70,10 @@ pub(super) fn coordinator(
 ) -> Result<Chosen, FabricError> {
     match config.coordinator.kind {
         CoordinatorKind::Local => {
-            refuse_other_hosts(config)?;
-            let folder = place.dir.join(format!("coordinator-{}", place.mark()));
-            let options = local::Options { folder };
-            Ok(Chosen { coordinator: Box::new(local::open(&options, wake)?), node: None })
+            let folder = place.folder(config)?;
+            let coordinator =
+                Box::new(local::open(&local::Options { folder: folder.clone() }, wake)?);
+            Ok(Chosen { coordinator, node: None, folder: Some(folder) })
         }
         CoordinatorKind::Static => fixed(config, member, wake),
         CoordinatorKind::Postgres => postgres(config, place, wake),
@@ -79,7 +91,7 @@ fn postgres(config: &Config, place: &Place<'_>, wake: Wake) -> Result<Chosen, Fa
     };
     let opened = epicserver_postgres::coordinator::open(&options, wake);
     let coordinator = opened.map_err(|error| FabricError::Remote(error.to_string()))?;
-    Ok(Chosen { coordinator: Box::new(coordinator), node: None })
+    Ok(Chosen { coordinator: Box::new(coordinator), node: None, folder: None })
 }
 
 #[cfg(not(feature = "postgres"))]
@@ -103,7 +115,7 @@ fn etcd(config: &Config, place: &Place<'_>, wake: Wake) -> Result<Chosen, Fabric
     };
     let opened = epicserver_etcd::open(&options, wake);
     let coordinator = opened.map_err(|error| FabricError::Remote(error.to_string()))?;
-    Ok(Chosen { coordinator: Box::new(coordinator), node: None })
+    Ok(Chosen { coordinator: Box::new(coordinator), node: None, folder: None })
 }
 
 #[cfg(not(feature = "etcd"))]
@@ -160,7 +172,11 @@ fn fixed(config: &Config, member: &Member, wake: Wake) -> Result<Chosen, FabricE
     let records = members.iter().map(|member| (member.node(), record(member))).collect();
     let view = View { number: run, members, history: Vec::new() };
     let options = fixed::Options { number: run, view: view.write(), members: records };
-    Ok(Chosen { coordinator: Box::new(Static::new(options, wake)?), node: Some(id(rank)) })
+    Ok(Chosen {
+        coordinator: Box::new(Static::new(options, wake)?),
+        node: Some(id(rank)),
+        folder: None,
+    })
 }
 
 /// The id of the node of `rank` in one run of a static fabric: all know it from the start.

@@ -270,8 +270,8 @@ impl Thread {
     fn refuse_other_host(&mut self, node: NodeId) {
         tracing::error!(
             %node,
-            "a node of another machine is not let in: the coordinator `local` agrees on the nodes of one machine; set \
-             `kind` in [coordinator] to \"static\", \"postgres\" or \"etcd\" on all nodes"
+            "a node of another machine, or one that agrees in another folder, is not let in: the coordinator `local` agrees \
+             on the nodes of one machine, in one folder; set `dir` in [coordinator] to that, or `kind` to \"static\", \"postgres\" or \"etcd\" on all nodes"
         );
         let _taken = self.seat.wires.order(Order::Ban(node));
     }

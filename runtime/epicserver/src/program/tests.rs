@@ -222,9 +222,11 @@ fn the_tasks_of_a_slurm_step_find_each_other_and_end_with_rank_0() {
         let mut child = folder.child(&[]);
         // What they share is no folder, as if they were on two hosts.
         child.env("EPIC_RUN_DIR", folder.0.join(rank));
+        child.env("EPICSERVER_COORDINATOR__KIND", "static");
         child.env("EPICSERVER_FABRIC__KEY", "what the tasks of this step know");
         child.env("EPICSERVER_DISCOVERY__SLURM_PORT", &port);
         for (name, value) in [
+            ("SLURM_JOB_ID", "5"),
             ("SLURM_STEP_ID", "0"),
             ("SLURM_STEP_NODELIST", "localhost"),
             ("SLURM_STEP_NUM_TASKS", "2"),
