@@ -92,6 +92,15 @@ impl<T: Entity> At<T> {
         desk().host().random()
     }
 
+    /// A number that grows each time that this entity's slot goes to another node, and stays while that node has it. What
+    /// is outside of the fabric and has seen a higher one can tell by it that a turn is of an owner who has been
+    /// replaced, and refuse what it asks for (a fencing token). 0 on a node that is in no fabric, and of
+    /// stateless entities.
+    #[must_use]
+    pub fn fence(&self) -> u64 {
+        desk().host().fence(self.cell.id())
+    }
+
     /// Random bytes from the operating system, fit for secrets.
     pub fn random_bytes(&self, len: usize) -> Ask<Vec<u8>> {
         let len = len.min(limits::RANDOM_BYTES_MAX);

@@ -19,7 +19,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use epicserver_wire::{CallError, ChainId, Path, ShardId, Time, Token, limits};
+use epicserver_wire::{CallError, ChainId, EntityId, Path, ShardId, Time, Token, limits};
 
 use crate::cell::{AnyCell, Place};
 use crate::entity::MethodInfo;
@@ -137,6 +137,8 @@ pub struct Entry {
 pub trait Host {
     /// A random number, not fit for secrets.
     fn random(&self) -> u64;
+    /// The epoch of the slot in which the entity runs; 0 where it has none.
+    fn fence(&self, of: &EntityId) -> u64;
     /// Which shard this is.
     fn shard(&self) -> ShardId;
     /// The callee's cell, if a method of one turn may run on it at once, inside its caller's turn.

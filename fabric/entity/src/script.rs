@@ -21,7 +21,7 @@ use std::task::{Context, Waker};
 use std::time::Duration;
 
 use epicserver_wire::{
-    CallError, ChainId, ErrorKind, IntoKey, Path, Ran, SectionId, ShardId, Time, Token,
+    CallError, ChainId, EntityId, ErrorKind, IntoKey, Path, Ran, SectionId, ShardId, Time, Token,
 };
 
 use crate::cell::{AnyCell, Place, StateCell};
@@ -113,6 +113,10 @@ impl Host for ScriptHost {
         let next = self.random.get().wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
         self.random.set(next);
         next
+    }
+
+    fn fence(&self, _: &EntityId) -> u64 {
+        0
     }
 
     fn shard(&self) -> ShardId {

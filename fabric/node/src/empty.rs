@@ -13,7 +13,7 @@
 //! Who owns the slot now, and when he may serve it.
 
 use epicserver_entity::{Desk, Request, Target};
-use epicserver_proto::{SlotId, Waiting as _};
+use epicserver_proto::{Epoch, SlotId, Waiting as _};
 use epicserver_wire::frame::{Frame, Part};
 use epicserver_wire::{ErrorKind, Time, limits};
 
@@ -27,11 +27,11 @@ const BATCH: u32 = 64;
 
 impl Core {
     /// These slots are lost by the view numbered `view`.
-    pub(crate) fn lose(&self, slots: impl IntoIterator<Item = SlotId>, view: u64) {
+    pub(crate) fn lose(&self, slots: impl IntoIterator<Item = (SlotId, Epoch)>, view: u64) {
         let table = self.table.borrow();
         let realm = &mut *self.realm.borrow_mut();
         let since = self.time();
-        for slot in slots {
+        for (slot, epoch) in slots {
             if realm.drains.contains_key(&slot) {
                 continue;
             }
@@ -39,7 +39,7 @@ impl Core {
                 realm.drained.push(slot);
                 continue;
             }
-            let drain = Drain { view, since, stage: Stage::First, swept: false };
+            let drain = Drain { epoch, view, since, stage: Stage::First, swept: false };
             realm.drains.insert(slot, drain);
             realm.sweeps.push_back(slot);
             if self.drains_too_soon() {

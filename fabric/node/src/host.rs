@@ -14,8 +14,8 @@ use std::rc::Rc;
 use epicserver_entity::{
     AnyCell, Desk, Entry, Head, Host, MethodInfo, Mode, Place, Request, Running, Syscall, TurnId,
 };
-use epicserver_proto::Seen;
-use epicserver_wire::{CallError, Path, ShardId, Token};
+use epicserver_proto::{Epoch, Seen, SlotId};
+use epicserver_wire::{CallError, EntityId, Path, ShardId, Token};
 
 use crate::core::Core;
 use crate::tokens::Timer;
@@ -29,6 +29,13 @@ impl Host for Core {
         let z = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         z ^ (z >> 31)
+    }
+
+    fn fence(&self, of: &EntityId) -> u64 {
+        let (slot, realm) = (SlotId::of(of), self.realm.borrow());
+        let drained = realm.drains.get(&slot).map(|drain| drain.epoch);
+        let served = || realm.ownership.as_ref()?.epoch_of(slot.class, slot.index);
+        drained.or_else(served).map_or(0, |Epoch(epoch)| epoch)
     }
 
     fn shard(&self) -> ShardId {

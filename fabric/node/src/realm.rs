@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use epicserver_entity::Request;
 use epicserver_proto::passage::Passage;
-use epicserver_proto::{Ownership, SlotId, Trail};
+use epicserver_proto::{Epoch, Ownership, SlotId, Trail};
 use epicserver_wire::{LinkId, ShardId, Time};
 
 use crate::remote::Posted;
@@ -54,6 +54,8 @@ pub(crate) enum Stage {
 /// A slot that is lost and has activations.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Drain {
+    /// The epoch under which they began.
+    pub(crate) epoch: Epoch,
     /// The view by which it was lost.
     pub(crate) view: u64,
     pub(crate) since: Time,

@@ -240,8 +240,11 @@ impl Ownership {
         self.members() == [self.me] && classes.into_iter().all(serves)
     }
 
-    /// The slots that this node served `before`, and does not serve any more, or serves anew.
-    pub fn lost_since<'a>(&'a self, before: &'a Self) -> impl Iterator<Item = SlotId> + 'a {
+    /// The slots that this node served `before`, and does not serve any more, or serves anew; with the epoch of before.
+    pub fn lost_since<'a>(
+        &'a self,
+        before: &'a Self,
+    ) -> impl Iterator<Item = (SlotId, Epoch)> + 'a {
         before.tables.iter().flat_map(move |table| {
             let now = self.table(table.class).map(|table| &table.epochs);
             let same = now.is_some_and(|now| Arc::ptr_eq(now, &table.epochs));
@@ -250,7 +253,7 @@ impl Ownership {
                 let now = now.and_then(|now| now.get(usize::from(*index)));
                 **epoch > 0 && now != Some(*epoch)
             });
-            lost.map(|(index, _)| SlotId { class: table.class, index })
+            lost.map(|(index, epoch)| (SlotId { class: table.class, index }, Epoch(*epoch)))
         })
     }
 }
@@ -301,7 +304,7 @@ mod tests {
         now.serve(CLASS, 0..=u16::MAX, Epoch(1));
         let theirs = directory.shares(CLASS)[1] as usize;
         assert_eq!(now.lost_since(&before).count(), theirs);
-        assert!(now.lost_since(&before).all(|slot| now.site_of(slot) == Site::There(1)));
+        assert!(now.lost_since(&before).all(|(slot, _)| now.site_of(slot) == Site::There(1)));
         assert_eq!(now.lost_since(&now).count(), 0);
         let first = before.lost_since(&now).next();
         assert_eq!(first, None, "what it serves as before is not lost");
