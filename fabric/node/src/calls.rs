@@ -31,7 +31,7 @@ impl Core {
     pub(crate) fn to_shard(&self, desk: &Desk, request: Request, site: Site, now: bool) {
         let to = request.to().shard(self.config.shards);
         if to == self.shard_id() {
-            return self.admit_at(desk, request, site, now);
+            return self.admit_at(desk, request, (site, self.number.get()), now);
         }
         if request.to().class() == ClassId::STATELESS {
             return self.deliver(desk, request, now);
@@ -104,7 +104,7 @@ impl Core {
         match ready {
             Ready::Turn(turn) => self.resume(desk, turn),
             Ready::Mail(place) => self.pump(desk, place),
-            Ready::Call(request) => self.admit(desk, request, true),
+            Ready::Call(request) => self.admit(desk, request, self.number.get(), true),
             Ready::Deactivate(place) => self.deactivate(desk, place),
             Ready::Sweep => self.sweep(desk),
         }

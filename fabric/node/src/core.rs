@@ -96,6 +96,10 @@ pub(crate) struct Core {
     pub(crate) direct: Cell<u64>,
     /// Calls may run directly: they are allowed to, and none waits that they would pass.
     pub(crate) direct_calls: Cell<bool>,
+    /// The number of the view; 0 if there is none.
+    pub(crate) number: Cell<u64>,
+    /// How often the node was evicted.
+    pub(crate) evictions: Cell<u64>,
     pub(crate) traffic: Cell<Traffic>,
     /// This node serves all there is, by the view.
     pub(crate) alone: Cell<bool>,
@@ -145,6 +149,8 @@ impl Core {
             unsent: RefCell::new(vec![0; usize::from(config.shards)]),
             direct: Cell::new(0),
             direct_calls: Cell::new(config.direct && !config.fabric),
+            number: Cell::new(0),
+            evictions: Cell::new(0),
             traffic: Cell::new(if config.fabric { Traffic::Calm } else { Traffic::Alone }),
             alone: Cell::new(!config.fabric),
             born: Cell::default(),

@@ -20,82 +20,97 @@ use epicserver_wire::{ClassId, ErrorKind, ShardId, Time, limits};
 
 use crate::config::Fault;
 use crate::core::Core;
-use crate::realm::{Held, Lane, Realm, Traffic};
+use crate::realm::{Held, Lane, Traffic};
 use crate::remote::{Posted, token_of};
 use crate::{Effect, Message};
 
-/// Calls that are let in, or given back, before others have their turn.
+/// Calls that are let in before others have their turn.
 const BATCH: usize = 64;
 /// Slots that are named to those who ask what is still emptied; of more, none is.
 const EMPTYING_MAX: usize = 512;
 
 impl Core {
-    /// A call arrives at its callee's shard.
-    pub(crate) fn admit(&self, desk: &Desk, request: Request, now: bool) {
-        if self.traffic.get() == Traffic::Alone {
+    /// A call arrives at its callee's shard, made under the view numbered `said`.
+    pub(crate) fn admit(&self, desk: &Desk, request: Request, said: u64, now: bool) {
+        if self.traffic.get() == Traffic::Alone && said == self.number.get() {
             return self.deliver(desk, request, now);
         }
         let site = self.realm.borrow().ownership.as_ref().map(|o| o.site(request.to()));
         match site {
-            Some(site) => self.admit_at(desk, request, site, now),
-            None => self.keep_waiting(desk, request),
+            Some(site) => self.admit_at(desk, request, (site, said), now),
+            None => self.keep_waiting(desk, request, said),
         }
     }
 
     /// The same, of which it is known where its slot is.
     #[inline]
-    pub(crate) fn admit_at(&self, desk: &Desk, request: Request, site: Site, now: bool) {
-        if site == Site::Served && self.traffic.get() != Traffic::Busy {
+    pub(crate) fn admit_at(
+        &self,
+        desk: &Desk,
+        request: Request,
+        (site, said): (Site, u64),
+        now: bool,
+    ) {
+        let calm = self.traffic.get() != Traffic::Busy && said == self.number.get();
+        if site == Site::Served && calm {
             return self.deliver(desk, request, now);
         }
-        self.admit_slowly(desk, request, site, now);
+        self.admit_slowly(desk, request, (site, said), now);
     }
 
-    fn admit_slowly(&self, desk: &Desk, request: Request, site: Site, now: bool) {
+    fn admit_slowly(&self, desk: &Desk, request: Request, (site, said): (Site, u64), now: bool) {
         let slot = SlotId::of(request.to());
-        let is_mine = matches!(site, Site::Served | Site::Awaited);
-        let (enters, waits, ahead) = {
+        let (enters, waits, goes_back, ahead) = {
             let realm = &*self.realm.borrow();
-            let drains = realm.drains.contains_key(&slot);
-            let enters = match drains {
-                true => self.may_enter(realm, slot, &request),
-                false => site == Site::Served && !realm.held.contains_key(&slot),
-            };
-            let view = self.view_of(realm, request.head().caller);
-            let ahead = (!is_mine && view > realm.number()).then_some(view);
-            // What came before may still be in a mailbox, from where it goes back first.
-            let unswept = realm.drains.get(&slot).is_some_and(|drain| !drain.swept);
             let held = realm.held.contains_key(&slot);
-            let waits = is_mine || ahead.is_some() || unswept || held;
-            (enters || slot.class == ClassId::STATELESS, waits, ahead)
+            let is_mine =
+                matches!(site, Site::Served | Site::Awaited) && realm.tenure.covers(slot, said);
+            let drain = realm.drains.get(&slot);
+            let enters = match drain {
+                Some(_) => self.may_enter(realm, slot, &request),
+                None => site == Site::Served && is_mine && !held,
+            };
+            let ahead = (!is_mine && said > realm.number()).then_some(said);
+            // What came before may still be in a mailbox, or wait, from where it goes back first.
+            let unswept = drain.is_some_and(|drain| !drain.swept);
+            let goes_back = !is_mine && (unswept || (held && realm.is_sweeping()));
+            let waits = is_mine || ahead.is_some() || goes_back;
+            (enters || slot.class == ClassId::STATELESS, waits, goes_back, ahead)
         };
         if enters {
             return self.deliver(desk, request, now);
         }
+        if !waits {
+            return self.give_back(desk, request);
+        }
         if let Some(view) = ahead {
             self.behind(view);
         }
-        match waits {
-            true => self.keep_waiting(desk, request),
-            false => self.give_back(desk, request),
+        if goes_back {
+            // Behind those that a sweep finds there.
+            self.realm.borrow_mut().sweeps.push_back(slot);
         }
+        self.keep_waiting(desk, request, said);
+        self.schedule_sweep();
     }
 
-    /// The view that whoever made a call has announced.
-    fn view_of(&self, realm: &Realm, caller: Caller) -> u64 {
+    /// The view that whoever of this node made a call has announced.
+    pub(crate) fn view_of(&self, caller: Caller) -> u64 {
+        let realm = self.realm.borrow();
         match caller {
-            Caller::Remote { link, shard, .. } | Caller::RemoteTeller { link, shard } => {
-                self.remote.borrow_mut().view_of(link, shard)
-            }
             Caller::Token { shard, .. } | Caller::Teller { shard } if shard != self.shard_id() => {
                 realm.views.get(shard.index()).copied().unwrap_or(0)
             }
-            Caller::Nobody | Caller::Token { .. } | Caller::Teller { .. } => realm.number(),
+            Caller::Nobody
+            | Caller::Token { .. }
+            | Caller::Teller { .. }
+            | Caller::Remote { .. }
+            | Caller::RemoteTeller { .. } => realm.number(),
         }
     }
 
     /// A call waits for its slot to be served, or for the view that says whose it is (**N14**).
-    fn keep_waiting(&self, desk: &Desk, request: Request) {
+    fn keep_waiting(&self, desk: &Desk, request: Request, said: u64) {
         if self.realm.borrow().held_count >= limits::HELD_MAX as usize {
             return self.refuse(desk, request, ErrorKind::Overloaded);
         }
@@ -108,7 +123,7 @@ impl Core {
         }
         {
             let mut realm = self.realm.borrow_mut();
-            let held = Held { request, since: self.time() };
+            let held = Held { request, since: self.time(), said };
             realm.held.entry(SlotId::of(held.request.to())).or_default().push_back(held);
             realm.held_count += 1;
         }
@@ -148,55 +163,67 @@ impl Core {
         self.trim();
     }
 
-    /// A few of those that wait for `slot` go in or back, if they may by now. Says whether more may.
+    /// Those that wait for `slot` go back if it was not this node's all the time, and a few of the others go in if
+    /// they may by now. Says whether more may.
     pub(crate) fn release_held(&self, desk: &Desk, slot: SlotId) -> bool {
+        for held in self.take_lost(slot) {
+            if let Some(request) = self.revived(desk, held.request) {
+                self.give_back(desk, request);
+            }
+        }
         for _ in 0..BATCH {
-            let site = {
-                let realm = &*self.realm.borrow();
-                let Some(ownership) = &realm.ownership else { return false };
-                let site = ownership.site_of(slot);
-                let mine = matches!(site, Site::Served | Site::Awaited);
-                // What is emptied first, and served anew, lets nobody in meanwhile.
-                if mine && (site == Site::Awaited || realm.drains.contains_key(&slot)) {
-                    return false;
-                }
-                site
-            };
-            let Some(request) = self.take_held(slot) else { return false };
+            let Some(held) = self.take_held(slot) else { return false };
             if self.config.fault == Some(Fault::DropHeldCalls) {
-                request.recycle();
+                held.request.recycle();
                 continue;
             }
-            self.let_go(desk, request, site);
+            if let Some(request) = self.revived(desk, held.request) {
+                self.deliver(desk, request, false);
+            }
         }
         true
     }
 
-    fn take_held(&self, slot: SlotId) -> Option<Request> {
+    /// Takes out those that do not wait for this node any more.
+    fn take_lost(&self, slot: SlotId) -> VecDeque<Held> {
         let realm = &mut *self.realm.borrow_mut();
+        let is_mine = realm.ownership.as_ref().is_some_and(|ownership| {
+            matches!(ownership.site_of(slot), Site::Served | Site::Awaited)
+        });
+        let Some(held) = realm.held.remove(&slot) else { return VecDeque::new() };
+        let stays = |held: &Held| {
+            held.said > realm.number() || (is_mine && realm.tenure.covers(slot, held.said))
+        };
+        let (stay, lost): (VecDeque<Held>, VecDeque<Held>) = held.into_iter().partition(stays);
+        realm.held_count -= lost.len();
+        if !stay.is_empty() {
+            realm.held.insert(slot, stay);
+        }
+        lost
+    }
+
+    /// Takes the first out, if it may go in.
+    fn take_held(&self, slot: SlotId) -> Option<Held> {
+        let realm = &mut *self.realm.borrow_mut();
+        let served = realm.ownership.as_ref()?.site_of(slot) == Site::Served;
+        // What is emptied first, and served anew, lets nobody in meanwhile.
+        if !served || realm.drains.contains_key(&slot) {
+            return None;
+        }
         let held = realm.held.get_mut(&slot)?;
         let one = held.pop_front();
         if held.is_empty() {
             realm.held.remove(&slot);
         }
         realm.held_count -= usize::from(one.is_some());
-        one.map(|held| held.request)
+        one
     }
 
-    fn let_go(&self, desk: &Desk, request: Request, site: Site) {
-        let own = self.own_token(&request);
-        let posted = Posted { token: own, maker: Place::NONE, tried: false, request };
-        let request = match own {
-            Some(_) => match self.revive(desk, posted) {
-                Some(posted) => posted.request,
-                None => return,
-            },
-            None => posted.request,
-        };
-        match site {
-            Site::Served => self.deliver(desk, request, false),
-            Site::Awaited | Site::There(_) | Site::Nowhere => self.give_back(desk, request),
-        }
+    /// A call that has waited here, unless nothing is to become of it any more.
+    fn revived(&self, desk: &Desk, request: Request) -> Option<Request> {
+        let Some(token) = self.own_token(&request) else { return Some(request) };
+        let posted = Posted { token: Some(token), maker: Place::NONE, tried: false, request };
+        self.revive(desk, posted).map(|posted| posted.request)
     }
 
     /// A call that has not begun goes back to where it was made.
@@ -249,6 +276,7 @@ impl Core {
         if let Some(known) = self.realm.borrow_mut().views.get_mut(from.index()) {
             *known = view;
         }
+        self.tunes.set(true);
         self.flush_asked(desk, Lane::Here(from), view);
     }
 

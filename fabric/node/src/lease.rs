@@ -4,7 +4,8 @@
 //! - **N23** (I1) Past its lease a shard runs no turn and sends nothing, by the time that it is told with each event.
 //! - **N21** What happens meanwhile waits in its order, at most [`limits::BACKLOG_MAX`] things, and comes before what
 //!   happens later.
-//! - **N22** Nothing that a node held before it was evicted runs after that, no hook either.
+//! - **N22** Nothing that a node held before it was evicted runs after that, no hook either, and a lease of what the node
+//!   is now is none for what it was before.
 //!
 //! # Not here
 //! How a lease is renewed, and who ends it.
@@ -13,7 +14,7 @@ use std::collections::VecDeque;
 
 use epicserver_entity::{Answer, Desk};
 use epicserver_wire::header::Violation;
-use epicserver_wire::{CallError, ErrorKind, Ran, Time, Token, limits};
+use epicserver_wire::{Born, CallError, ErrorKind, Ran, Time, Token, limits};
 
 use crate::config::Fault;
 use crate::core::{Core, Ready};
@@ -25,8 +26,9 @@ use crate::{Effect, Event, Message, Notice};
 const FLOOD: Violation = Violation::Unexpected("more than is kept while the lease has lapsed");
 
 impl Core {
-    /// The node may act until then.
-    pub(crate) fn lease(&self, until: Time) {
+    /// The node may act until then, as the one that it is after so many evictions.
+    pub(crate) fn lease(&self, evictions: u64, until: Time) {
+        let until = if evictions == self.evictions.get() { until } else { Time::ZERO };
         if self.config.fault != Some(Fault::NoLeaseCheck) {
             self.until.set(until);
         }
@@ -109,7 +111,12 @@ impl Core {
     /// The node is none any more: all that it holds is dropped (**N22**), and whoever waits here is told.
     pub(crate) fn evict(&self, desk: &Desk) {
         self.evicting.set(true);
+        self.evictions.set(self.evictions.get() + 1);
+        self.lease(self.evictions.get(), Time::ZERO);
         self.traffic.set(Traffic::Calm);
+        self.alone.set(false);
+        self.number.set(0);
+        self.born.set(Born::NONE);
         self.direct_calls.set(false);
         let realm =
             std::mem::replace(&mut *self.realm.borrow_mut(), Realm::new(self.config.shards));

@@ -270,9 +270,10 @@ impl Shard {
     }
 
     /// The node's lease lasts until then: the shard does nothing past it, by the time that it is told. A shard that
-    /// was never told of a lease needs none.
-    pub fn lease(&mut self, until: Time) {
-        self.core.lease(until);
+    /// was never told of a lease needs none. `evictions` says how often the node was evicted before it had this lease:
+    /// a shard that has not heard of the last one yet has none, since what it holds was another node's.
+    pub fn lease(&mut self, evictions: u64, until: Time) {
+        self.core.lease(evictions, until);
     }
 
     /// Fires timers, and runs what is ready: at most `steps` tasks or mailboxes. Says whether more
@@ -349,7 +350,10 @@ impl Core {
     /// Something happened that may be handled now.
     fn happened(&self, desk: &Desk, event: Event) {
         match event {
-            Event::Message(Message::Call(request)) => self.admit(desk, request, true),
+            Event::Message(Message::Call(request)) => {
+                let said = self.view_of(request.head().caller);
+                self.admit(desk, request, said, true);
+            }
             Event::Message(Message::Reply { token, answer })
             | Event::Completed { token, answer } => self.complete(desk, token, answer),
             Event::Message(Message::Returned { from, view, request }) => {

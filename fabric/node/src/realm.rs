@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use epicserver_entity::Request;
 use epicserver_proto::passage::Passage;
-use epicserver_proto::{Epoch, Ownership, SlotId, Trail};
+use epicserver_proto::{Epoch, Ownership, SlotId, Tenure, Trail};
 use epicserver_wire::{LinkId, ShardId, Time};
 
 use crate::remote::Posted;
@@ -38,6 +38,8 @@ pub(crate) enum Lane {
 pub(crate) struct Held {
     pub(crate) request: Request,
     pub(crate) since: Time,
+    /// The view that it was made under.
+    pub(crate) said: u64,
 }
 
 /// How far a lost slot has come.
@@ -69,8 +71,11 @@ pub(crate) struct Drain {
 pub(crate) struct Realm {
     pub(crate) ownership: Option<Arc<Ownership>>,
     pub(crate) trail: Trail,
+    pub(crate) tenure: Tenure,
     /// The ways to the shards of this node, itself among them.
     pub(crate) ways: Vec<Passage<Posted>>,
+    /// Something was tried where a slot is emptied, and not all have been asked since what became of it.
+    pub(crate) tried: bool,
     /// Slots of which calls have gone to their owner, since one who lost them could not be reached.
     pub(crate) bypassed: BTreeSet<SlotId>,
     /// What waits for a view of at least that number, and who gave it back.
@@ -106,7 +111,9 @@ impl Realm {
         Self {
             ownership: None,
             trail: Trail::default(),
+            tenure: Tenure::default(),
             ways: (0..shards).map(|_| Passage::default()).collect(),
+            tried: false,
             bypassed: BTreeSet::new(),
             ahead: VecDeque::new(),
             asked_for: 0,

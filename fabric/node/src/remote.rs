@@ -136,11 +136,6 @@ impl Remote {
         Some(self.peers[at].node)
     }
 
-    /// The view that a shard at the other end of a link has announced.
-    pub(crate) fn view_of(&mut self, link: LinkId, shard: ShardId) -> u64 {
-        self.by_link(link).map_or(0, |(_, link)| link.view_of(shard))
-    }
-
     fn all_links(&mut self) -> impl Iterator<Item = &mut Link> {
         self.peers.iter_mut().filter_map(|peer| peer.link.as_mut())
     }
@@ -559,7 +554,8 @@ impl Core {
         let settled =
             remote.peers.iter().filter_map(|peer| peer.link.as_ref()).all(Link::is_settled);
         let waits = realm.queued > 0 || realm.held_count > 0 || realm.is_sweeping();
-        settled && !waits && remote.dirty.is_empty() && self.again.borrow().is_empty()
+        let waits = waits || !self.again.borrow().is_empty() || !self.backlog.borrow().is_empty();
+        settled && !waits && remote.dirty.is_empty()
     }
 
     /// A call whose owner does not know yet that it is, is sent again shortly, until its deadline.

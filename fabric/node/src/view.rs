@@ -35,7 +35,11 @@ impl Core {
             }
         }
         let turned = before.as_ref().is_none_or(|before| before.number() < now.number());
-        let forgets = self.realm.borrow_mut().trail.turn(before.as_deref(), &now);
+        let forgets = {
+            let realm = &mut *self.realm.borrow_mut();
+            realm.tenure.turn(&now);
+            realm.trail.turn(before.as_deref(), &now)
+        };
         if let Some(before) = &before {
             self.lose(now.lost_since(before), now.number());
         }
@@ -47,6 +51,7 @@ impl Core {
             realm.ownership = Some(Arc::clone(&now));
             std::mem::take(&mut realm.ahead)
         };
+        self.number.set(now.number());
         self.born.set(Born::under(now.number()));
         let classes = self.config.registry.entities().map(|info| info.class);
         self.alone.set(now.is_alone(classes.filter(|class| *class != ClassId::STATELESS)));
@@ -81,6 +86,7 @@ impl Core {
     fn announce(&self, desk: &Desk) {
         let here = (0..self.config.shards).map(|shard| Lane::Here(ShardId::new(shard)));
         let there: Vec<Lane> = self.remote.borrow_mut().used().collect();
+        self.realm.borrow_mut().tried = false;
         here.chain(there).collect::<Vec<Lane>>().into_iter().for_each(|lane| self.ask(desk, lane));
     }
 
@@ -114,12 +120,16 @@ impl Core {
         let realm = &*self.realm.borrow();
         let moves = realm.is_sweeping() || realm.held_count > 0 || realm.pending > 0;
         let busy = moves || !realm.trail.is_empty() || !realm.drains.is_empty();
-        self.traffic.set(match (busy, self.alone.get()) {
+        // Shards that speak under an earlier view may have been given something back.
+        let me = self.shard_id().index();
+        let others = realm.views.iter().enumerate().filter(|(shard, _)| *shard != me);
+        let even = others.into_iter().all(|(_, view)| *view == realm.number());
+        self.traffic.set(match (busy, self.alone.get() && even) {
             (true, _) => Traffic::Busy,
             (false, true) => Traffic::Alone,
             (false, false) => Traffic::Calm,
         });
-        let waits = moves || realm.queued > 0 || !self.again.borrow().is_empty();
+        let waits = moves || realm.queued > 0 || realm.tried || !self.again.borrow().is_empty();
         let direct = self.config.direct && realm.ownership.is_some() && !waits;
         self.direct_calls.set(direct);
     }

@@ -84,6 +84,9 @@ impl Core {
                     if let Some(passage) = passage_to(realm, remote, lane) {
                         passage.try_one();
                     }
+                    // It may come back, and then goes before those that are made from now on (I4).
+                    realm.tried = true;
+                    self.direct_calls.set(false);
                 }
                 self.count(|c| c.tried += 1);
                 let stays = match lane {
@@ -331,6 +334,7 @@ impl Core {
 
     /// A call that `lane` gave back, knowing the view of the number `view`, waits until that has no others.
     pub(crate) fn line_up(&self, desk: &Desk, lane: Lane, view: u64, posted: Posted) {
+        let Some(posted) = self.revive(desk, posted) else { return };
         if view > self.realm.borrow().number() {
             self.behind(view);
             return self.await_view(desk, (view, Some(lane)), posted);

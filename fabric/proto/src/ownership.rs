@@ -207,6 +207,14 @@ impl Ownership {
         }
     }
 
+    /// For each slot of `class`, whether this node owns it; of a class that nobody offers, none is.
+    pub fn mine(&self, class: ClassId) -> impl Iterator<Item = bool> + '_ {
+        let sites = self.table(class).map_or(&[][..], |table| &table.sites);
+        let rest = SLOTS - sites.len();
+        let mine = sites.iter().map(|site| *site == SERVED || *site == AWAITED);
+        mine.chain(std::iter::repeat_n(false, rest))
+    }
+
     /// Where the slot of `entity` stands.
     #[must_use]
     pub fn standing(&self, entity: &EntityId) -> Standing {

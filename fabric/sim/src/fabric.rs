@@ -13,14 +13,14 @@
 //! Calls and turns: those of real shards are simulated by `world`.
 
 mod check;
-mod clock;
-mod coordinator;
-mod faults;
+pub(crate) mod clock;
+pub(crate) mod coordinator;
+pub(crate) mod faults;
 mod fleet;
 mod host;
 mod net;
 mod queue;
-mod scenario;
+pub(crate) mod scenario;
 mod store;
 mod tally;
 #[cfg(test)]

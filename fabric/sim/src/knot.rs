@@ -5,13 +5,16 @@
 //! # Not here
 //! Whether what happened was right (`log`).
 
+use std::cell::RefCell;
 use std::future::Future;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::time::Duration;
 
-use epicserver_entity::{At, Cx, Entity, Mode, Pool, Ref};
+use epicserver_entity::{At, Cx, Entity, EntityType as _, Mode, Pool, Ref};
 use epicserver_macros::{activate, deactivate, entity, exclusive};
-use epicserver_wire::{CallError, ChainId, Time};
+use epicserver_proto::SlotId;
+use epicserver_wire::{CallError, ChainId, Time, TypeId};
 
 use crate::log::{Order, WHOLE, log};
 use crate::mutant::Mutant;
@@ -26,6 +29,8 @@ const LOCKS: [&str; 2] = ["a", "b"];
 /// One method under way, as the log knows it.
 struct Visit {
     activation: u64,
+    /// The number of the entity, if it is one.
+    entity: Option<u64>,
     who: u64,
     call: Option<u64>,
     chain: ChainId,
@@ -33,16 +38,17 @@ struct Visit {
 
 impl Visit {
     /// A method of an entity, as part of its chain.
-    fn of<T: Entity>(at: &At<T>, activation: u64, call: Option<u64>) -> Self {
-        Self::new(activation, call, at.chain())
+    fn of<T: Entity<Key = u64>>(at: &At<T>, activation: u64, call: Option<u64>) -> Self {
+        let entity = number_of(T::TYPE_ID, at.key());
+        Self::new(activation, Some(entity), call, at.chain())
     }
 
     /// A task that is no method of an entity.
     fn alone() -> Self {
-        Self::new(log(|log| log.fresh()), None, ChainId::NONE)
+        Self::new(log(|log| log.fresh()), None, None, ChainId::NONE)
     }
 
-    fn new(activation: u64, call: Option<u64>, chain: ChainId) -> Self {
+    fn new(activation: u64, entity: Option<u64>, call: Option<u64>, chain: ChainId) -> Self {
         let who = log(|log| {
             if let Some(call) = call {
                 log.started(call);
@@ -50,7 +56,7 @@ impl Visit {
             log.enters(activation, chain);
             log.fresh()
         });
-        let visit = Self { activation, who, call, chain };
+        let visit = Self { activation, entity, who, call, chain };
         visit.turn();
         visit
     }
@@ -62,6 +68,8 @@ impl Visit {
             let returns = log.visits(self.activation, self.chain) > 1;
             let order = match mode {
                 Mode::Turn | Mode::Shared if returns => Order::Passes,
+                // Where a slot is given up, tells go elsewhere before those that are waited for there.
+                Mode::Exclusive if returns && log.scene.moves => Order::PassesAndIsPassed,
                 Mode::Turn | Mode::Shared if !told => Order::Keeps,
                 Mode::Turn | Mode::Shared | Mode::Exclusive => Order::IsPassed,
             };
@@ -71,7 +79,7 @@ impl Visit {
 
     /// A turn of it runs.
     fn turn(&self) {
-        log(|log| log.turn(self.activation, self.who));
+        log(|log| log.turn(self.activation, self.entity, self.who));
     }
 
     /// It holds its activation, or a lock, until the guard is dropped.
@@ -117,6 +125,19 @@ impl Drop for Held {
     fn drop(&mut self) {
         log(|log| log.lets_go(self.activation, self.name, self.who));
     }
+}
+
+/// The number of an entity: those of one type first, then those of the other.
+fn number_of(of: TypeId, key: u64) -> u64 {
+    let keys = log(|log| log.scene.keys);
+    if of == Knot::TYPE_ID { key } else { keys + key }
+}
+
+/// The slots of all entities with keys below `keys`, by their numbers.
+pub(crate) fn slots(keys: u64) -> Vec<SlotId> {
+    let knots = (0..keys).map(|key| SlotId::of(Ref::id(&Ref::<Knot>::of(key))));
+    let lates = (0..keys).map(|key| SlotId::of(Ref::id(&Ref::<Late>::of(key))));
+    knots.chain(lates).collect()
 }
 
 type Outcome = Pin<Box<dyn Future<Output = Result<u64>>>>;
@@ -227,7 +248,7 @@ async fn hold(visit: &Visit, rng: &mut Rng, depth: u8) -> Result<()> {
 }
 
 /// What a task of the world does: numbered and other calls of anybody.
-pub(crate) async fn root(plan: u64) {
+pub(crate) async fn root(plan: u64, mut task: Task) {
     let mut rng = Rng::new(plan);
     let visit = Visit::alone();
     for _ in 0..=rng.below(6) {
@@ -240,7 +261,23 @@ pub(crate) async fn root(plan: u64) {
             let _its_own_matter = call(&visit, &mut rng, 4).await;
         }
     }
-    log(|log| log.roots += 1);
+    drop(visit);
+    task.ended = true;
+}
+
+/// A task of the world. One that goes with its node has ended too.
+#[derive(Default)]
+pub(crate) struct Task {
+    ended: bool,
+}
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        log(|log| {
+            log.roots += 1;
+            log.stats.cover("tasks lost", u64::from(!self.ended));
+        });
+    }
 }
 
 /// Has somebody make numbered calls of somebody else.
@@ -262,9 +299,13 @@ async fn number(visit: &Visit, rng: &mut Rng, to: &Ref<Knot>) -> Result<()> {
     for number in 0..u32::try_from(rng.below(10)).unwrap_or(0) {
         let id = log(|log| log.made());
         let tell = rng.one_in(3);
-        let made = match rng.below(3) {
+        let made = match rng.below(4) {
             0 => make!(to.note(id, sequence, number), id, rng, tell),
-            1 => make!(to.note_shared(id, sequence, number), id, rng, tell),
+            1 => {
+                let padding = vec![0; rng.index(3_000)];
+                make!(to.note_long(id, (sequence, number), padding), id, rng, tell)
+            }
+            2 => make!(to.note_shared(id, sequence, number), id, rng, tell),
             _ => make!(to.note_alone(id, sequence, number), id, rng, tell),
         };
         let Some(made) = made else { continue };
@@ -353,7 +394,8 @@ impl Knot {
     pub async fn nap(cx: Cx<Self>, call: u64, plan: u64) -> Result<u64> {
         let visit = Visit::of(&cx, cx.with(|knot| knot.activation), Some(call));
         let mut rng = Rng::new(plan);
-        let slept = cx.sleep(Duration::from_micros(rng.below(2000))).await;
+        let longest = log(|log| log.scene.nap_us);
+        let slept = cx.sleep(Duration::from_micros(rng.below(longest))).await;
         visit.mind(&mut rng, slept)?;
         Ok(call)
     }
@@ -373,6 +415,18 @@ impl Knot {
             visit.panic();
         }
         Ok(call)
+    }
+
+    /// The same with an argument that may have to leave in chunks.
+    pub fn note_long(
+        &mut self,
+        at: At<Self>,
+        call: u64,
+        (sequence, number): (u64, u32),
+        padding: Vec<u8>,
+    ) -> Result<u64> {
+        drop(padding);
+        self.note(at, call, sequence, number)
     }
 
     pub async fn note_shared(cx: Cx<Self>, call: u64, sequence: u64, number: u32) -> Result<u64> {
@@ -408,12 +462,15 @@ fn refusal(at: &At<Knot>) -> CallError {
 fn every(at: &At<Knot>, rng: &mut Rng) {
     let period = Duration::from_micros(500 + rng.below(20_000));
     let plan = rng.next();
+    // What a tick has begun may go on when it is over; until the next one its turn belongs to the chain.
+    let last = RefCell::new(None);
     at.every(period, async move |cx: Cx<Knot>| {
         let (activation, ticks) = cx.with(|knot| {
             knot.ticks += 1;
             (knot.activation, knot.ticks)
         });
-        let visit = Visit::of(&cx, activation, None);
+        let visit = Rc::new(Visit::of(&cx, activation, None));
+        last.replace(Some(Rc::clone(&visit)));
         if ticks <= 4 {
             log(|log| log.stats.cover("ticks", 1));
             let _its_own_matter = call(&visit, &mut Rng::new(plan ^ u64::from(ticks)), 2).await;

@@ -1,4 +1,4 @@
-//! The deterministic simulator of Epic Server: a whole node from one seed.
+//! The deterministic simulator of Epic Server: a whole fabric from one seed.
 //!
 //! The shards are those of the runtime ([`epicserver_node::Shard`]); clock, queues and scheduling
 //! are ours and follow from one number. A run that fails is repeated by its seed.
@@ -10,20 +10,21 @@
 //! - **S2** Checkers only look: no run goes another way because it is checked.
 //!
 //! # Not here
-//! Disks and real stores: they come with the parts that they break. Calls between nodes of a fabric whose views change:
-//! the control plane of whole fabrics is simulated by itself, by [`Scenario`]s.
+//! Disks and real stores: they come with the parts that they break.
 
 mod fabric;
 mod knot;
 mod log;
 mod mutant;
 pub mod net;
+mod plane;
 mod post;
 mod program;
 
 mod rng;
 mod run;
 mod seed;
+mod storm;
 mod world;
 
 pub use fabric::{FabricTrial, Phase, Scenario, ScenarioError, Tally, check_fabric, run_fabric};
@@ -31,7 +32,7 @@ pub use log::{Stats, Violation};
 pub use mutant::Mutant;
 pub use program::{TestOptions, TestOutcome, test};
 
-pub use run::{Trial, check, replay_line};
+pub use run::{Trial, check, replay_line, run};
 pub use seed::fresh_seed;
 
 /// What the code of the built-in entities names, as that of users names the façade's.

@@ -5,7 +5,9 @@
 //!
 //! Checkers: `one_outcome` (each call ends once, with its own reply, and ran at most once),
 //! `honest_ran` (I5: an error that says "it did not run" is true), `exclusive_alone` (A1),
-//! `pair_order` (I4), `no_endless_wait` (I6: no wait that only a deadline ends).
+//! `pair_order` (I4), `no_endless_wait` (I6: no wait that only a deadline ends), `within_lease` (I1: no turn past a
+//! node's lease), `own_slot` (a turn where its node serves or empties the slot, and nowhere else), and
+//! `single_activation` (no turn of an activation once a later one, on another node, has had one).
 //!
 //! # Not here
 //! `same_trace`: it takes two runs.
@@ -13,11 +15,12 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 
-use epicserver_wire::{CallError, ChainId, ErrorKind, Ran};
+use epicserver_wire::{CallError, ChainId, ErrorKind, Ran, Time};
 
 use crate::mutant::Mutant;
 use crate::post::is_expected;
 use crate::rng::mix;
+use crate::world::Watch;
 
 /// What a checker found.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -42,6 +45,10 @@ pub struct Stats {
     pub outcomes: BTreeMap<String, u64>,
     /// What else was met, by name.
     pub coverage: BTreeMap<&'static str, u64>,
+    /// What was drawn to go wrong, in order; of one run.
+    pub drawn: Vec<String>,
+    /// Which fault met a node in which state, how often.
+    pub met: BTreeMap<String, u64>,
 }
 
 impl Stats {
@@ -50,8 +57,11 @@ impl Stats {
         self.runs += other.runs;
         self.virtual_nanos += other.virtual_nanos;
         self.calls += other.calls;
-        for (name, count) in &other.outcomes {
-            *self.outcomes.entry(name.clone()).or_default() += count;
+        self.drawn.clone_from(&other.drawn);
+        for (into, from) in [(&mut self.outcomes, &other.outcomes), (&mut self.met, &other.met)] {
+            for (name, count) in from {
+                *into.entry(name.clone()).or_default() += count;
+            }
         }
         for (name, count) in &other.coverage {
             *self.coverage.entry(name).or_default() += count;
@@ -70,6 +80,12 @@ pub(crate) struct Scene {
     pub(crate) keys: u64,
     /// Whether calls may have short timeouts.
     pub(crate) hasty: bool,
+    /// Whether nodes may be lost, and calls with them.
+    pub(crate) lossy: bool,
+    /// Whether slots move.
+    pub(crate) moves: bool,
+    /// The longest nap, in microseconds.
+    pub(crate) nap_us: u64,
     pub(crate) mutant: Option<Mutant>,
 }
 
@@ -106,6 +122,31 @@ pub(crate) struct Log {
     holders: BTreeMap<(u64, &'static str), u64>,
     last: BTreeMap<(u64, u64), Last>,
     visits: BTreeMap<(u64, ChainId), u32>,
+    /// Who acts now, if that is looked at.
+    act: Option<Act>,
+    /// The last activation of each entity, and the run of a node that it is on.
+    activations: BTreeMap<u64, (u64, u64)>,
+}
+
+/// A shard that acts.
+struct Act {
+    now: Time,
+    /// Until when its node may act.
+    lease: Time,
+    /// Which run of which node.
+    node: u64,
+    /// Of which entities it may have turns.
+    may_have: Vec<bool>,
+}
+
+/// The log as the one who looks on.
+pub(crate) struct Onlooker;
+
+impl Watch for Onlooker {
+    fn acts(&mut self, (now, lease): (Time, Time), node: u64, may_have: &[bool]) {
+        let may_have = may_have.to_vec();
+        log(|log| log.act = Some(Act { now, lease, node, may_have }));
+    }
 }
 
 thread_local! {
@@ -131,6 +172,8 @@ pub(crate) enum Order {
     IsPassed,
     /// It returns into its chain.
     Passes,
+    /// It is exclusive, and returns into its chain where slots are given up.
+    PassesAndIsPassed,
 }
 
 /// The last number that started in a sequence: of calls that pass, and of the others.
@@ -232,7 +275,7 @@ impl Log {
     }
 
     fn check_error(&mut self, call: u64, called: Called, error: CallError) {
-        if !is_expected(error.kind()) {
+        if !is_expected(error.kind(), self.scene.lossy) {
             self.violate("one_outcome", format!("call {call} ended with {error:?}"));
         }
         if error.ran() == Ran::No && called.runs > 0 {
@@ -250,13 +293,40 @@ impl Log {
         }
     }
 
-    /// A turn of `who` runs on `activation`.
-    pub(crate) fn turn(&mut self, activation: u64, who: u64) {
+    /// A turn of `who` runs on `activation`, which is of `entity` if it is of any.
+    pub(crate) fn turn(&mut self, activation: u64, entity: Option<u64>, who: u64) {
         self.note(20, activation ^ (who << 20));
+        if let Some(entity) = entity {
+            self.check_owner(activation, entity);
+        }
         let holder = self.holders.get(&(activation, WHOLE)).copied();
         if let Some(holder) = holder.filter(|holder| *holder != who) {
             let what = format!("{who} has a turn on activation {activation}, which {holder} holds");
             self.violate("exclusive_alone", what);
+        }
+    }
+
+    fn check_owner(&mut self, activation: u64, entity: u64) {
+        let Some(Act { now, lease, node, may_have }) = &self.act else { return };
+        let (now, lease, node) = (*now, *lease, *node);
+        let may = may_have.get(usize::try_from(entity).unwrap_or(usize::MAX)).copied();
+        let (last, there) = *self.activations.entry(entity).or_insert((activation, node));
+        if activation > last {
+            self.activations.insert(entity, (activation, node));
+        }
+        if now >= lease {
+            self.violate("within_lease", format!("node {node} has a turn past its lease"));
+        }
+        if activation < last && there != node {
+            let what =
+                format!("activation {activation} of {entity} at {node} has a turn after {last}");
+            self.violate("single_activation", what);
+        }
+        if may != Some(true) {
+            self.violate(
+                "own_slot",
+                format!("node {node} has a turn of {entity}, which is not its"),
+            );
         }
     }
 
@@ -303,10 +373,13 @@ impl Log {
         let last = self.last.entry(pair).or_default();
         let (passed, other) = (last.passed, last.other);
         match order {
-            Order::Passes => last.passed = passed.max(Some(number)),
+            Order::Passes | Order::PassesAndIsPassed => last.passed = passed.max(Some(number)),
             Order::Keeps | Order::IsPassed => last.other = other.max(Some(number)),
         }
-        let later = if order == Order::IsPassed { other } else { other.max(passed) };
+        let later = match order {
+            Order::IsPassed | Order::PassesAndIsPassed => other,
+            Order::Keeps | Order::Passes => other.max(passed),
+        };
         if passed > Some(number) {
             self.stats.cover("numbered calls passed", 1);
         }
@@ -332,7 +405,7 @@ impl Log {
         }
         let told = calls.iter().filter(|called| called.stage == Stage::Told);
         let lost = told.filter(|called| called.runs == 0).count() as u64;
-        if lost > refused {
+        if lost > refused && !self.scene.lossy {
             self.violate("one_outcome", format!("{} tells were lost", lost - refused));
         }
         if panics != self.panics {

@@ -18,8 +18,9 @@ usage: epicserver-sim [--seeds N] [--seed S] [--scenario F] [--mutant M] [--list
 
   --seeds N       how many seeds to run (1000)
   --seed S        the first of them; a random one where it is not given
-  --scenario F    run the control plane of a fabric by this file, or one of those that come with it
-                  (chaos, calm, rolling, thousand, four_thousand), not calls and turns on one
+  --scenario F    run a whole fabric by this file, or by one of those that come with it: shards and handover
+                  have shards whose entities call each other, driven by control machines; chaos, calm,
+                  rolling, thousand and four_thousand have control machines alone
   --mutant M      switch a known fault on, which a checker has to find
   --list-mutants  print the names of the known faults, one a line";
 
@@ -96,15 +97,31 @@ fn run(options: &Options) -> ExitCode {
         Some(mutant) => println!("{seeds} seeds from {seed} on, with the fault {mutant}"),
         None => println!("{seeds} seeds from {seed} on"),
     }
-    if let Some((name, scenario)) = options.scenario.as_deref() {
-        return run_scenario(options, name, scenario);
+    match options.scenario.as_deref() {
+        Some((name, scenario)) if !scenario.has_calls() => run_scenario(options, name, scenario),
+        scenario => run_shards(options, scenario),
+    }
+}
+
+/// Runs real shards: by a scenario, or as the seeds alone say.
+fn run_shards(options: &Options, scenario: Option<&(String, Scenario)>) -> ExitCode {
+    let Options { seeds, seed, mutant, .. } = *options;
+    let (name, scenario) = scenario.map(|(name, scenario)| (name.as_str(), scenario)).unzip();
+    if let (Some(name), Some(scenario)) = (name, scenario) {
+        println!("scenario {name}: {} nodes whose entities call each other", scenario.nodes());
     }
     let mut stats = Stats::default();
-    for seed in (0..seeds).map(|number| seed.wrapping_add(number)) {
-        let trial = check(seed, mutant);
+    for number in 0..seeds {
+        let seed = seed.wrapping_add(number);
+        // Whether a run can be repeated shows in a few as well as in all.
+        let twice = number.is_multiple_of(TWICE_EVERY) || mutant.is_some();
+        let trial = (if twice { check } else { epicserver_sim::run })(seed, scenario, mutant);
+        if seeds == 1 {
+            trial.stats.drawn.iter().for_each(|drawn| println!("  {drawn}"));
+        }
         stats.add(&trial.stats);
         if let Some(violation) = trial.violation {
-            return violated(&violation, seed, &replay_line(seed, mutant, None));
+            return violated(&violation, seed, &replay_line(seed, mutant, name));
         }
     }
     summarise(&stats);
@@ -170,6 +187,12 @@ fn summarise(stats: &Stats) {
     }
     println!("coverage:");
     for (name, count) in &stats.coverage {
+        println!("  {count:>12}  {name}");
+    }
+    if !stats.met.is_empty() {
+        println!("met:");
+    }
+    for (name, count) in &stats.met {
         println!("  {count:>12}  {name}");
     }
     println!("no violation");

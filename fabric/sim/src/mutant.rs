@@ -1,12 +1,15 @@
 //! Mutants: known ways to be wrong, each of which a checker has to catch.
 //!
-//! All but one are faults of the world around the shards, so that no shard pays for them.
+//! Most are faults of the world around the shards, so that no shard pays for them; some that only a shard can have
+//! are [knobs](Fault) of its configuration, looked at where slots move and nowhere else.
 //!
 //! # Not here
 //! How a fault is carried out: `post` and `world` do that, `knot` for `exclusive_overlap`, and `fabric` for those of the
 //! control plane.
 
 use std::fmt;
+
+use epicserver_node::Fault;
 
 /// A known way to be wrong.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -30,6 +33,24 @@ pub enum Mutant {
     NoWaitDie,
     /// An error says that the method did not run, whether it did or not.
     DishonestError,
+    /// A call goes to the new owner of its slot before the old one has given back those before it.
+    ResendBeforeFlushed,
+    /// A call that is given back has run.
+    MovedButRan,
+    /// A slot is served though another node still empties it.
+    ServeWhileDraining,
+    /// A slot is said to be empty as soon as it is lost.
+    DrainedTooSoon,
+    /// A node goes on past its lease.
+    NoLeaseCheck,
+    /// Calls that came before their slot was served are forgotten.
+    DropHeldCalls,
+    /// A tell that was given back is forgotten.
+    ReturnedTellLost,
+    /// That a call has to go elsewhere is not heard.
+    MovedCallLost,
+    /// Where a slot is emptied nobody is let in but those that are waited for there.
+    OldChainsTurnedAway,
     /// The store takes writes of older owners.
     NoStoreFence,
     /// A node counts its lease from the answer, not from the sending of its renewal.
@@ -68,6 +89,15 @@ impl Mutant {
         Self::ForgottenSections,
         Self::NoWaitDie,
         Self::DishonestError,
+        Self::ResendBeforeFlushed,
+        Self::MovedButRan,
+        Self::ServeWhileDraining,
+        Self::DrainedTooSoon,
+        Self::NoLeaseCheck,
+        Self::DropHeldCalls,
+        Self::ReturnedTellLost,
+        Self::MovedCallLost,
+        Self::OldChainsTurnedAway,
         Self::NoStoreFence,
         Self::LeaseFromAnswer,
         Self::NoLocalDeadline,
@@ -95,6 +125,15 @@ impl Mutant {
             Self::ForgottenSections => "forgotten_sections",
             Self::NoWaitDie => "no_wait_die",
             Self::DishonestError => "dishonest_error",
+            Self::ResendBeforeFlushed => "resend_before_flushed",
+            Self::MovedButRan => "moved_but_ran",
+            Self::ServeWhileDraining => "serve_while_draining",
+            Self::DrainedTooSoon => "drained_too_soon",
+            Self::NoLeaseCheck => "no_lease_check",
+            Self::DropHeldCalls => "drop_held_calls",
+            Self::ReturnedTellLost => "returned_tell_lost",
+            Self::MovedCallLost => "moved_call_lost",
+            Self::OldChainsTurnedAway => "old_chains_turned_away",
             Self::NoStoreFence => "no_store_fence",
             Self::LeaseFromAnswer => "lease_from_answer",
             Self::NoLocalDeadline => "no_local_deadline",
@@ -117,10 +156,18 @@ impl Mutant {
             Self::DuplicateReply | Self::DuplicateCall => &["one_outcome"],
             Self::ReorderPair => &["pair_order"],
             Self::LostMessage => &["no_endless_wait", "one_outcome"],
-            Self::ForgottenSections | Self::NoWaitDie => &["no_endless_wait"],
+            // Where slots move, the time for giving one up ends such a wait.
+            Self::ForgottenSections | Self::NoWaitDie => &["no_endless_wait", "one_outcome"],
             Self::HashOrder => &["same_trace"],
             Self::ExclusiveOverlap => &["exclusive_alone"],
             Self::DishonestError => &["honest_ran"],
+            Self::ResendBeforeFlushed => &["pair_order"],
+            Self::MovedButRan | Self::ReturnedTellLost => &["one_outcome"],
+            Self::ServeWhileDraining | Self::DrainedTooSoon => &["single_activation", "own_slot"],
+            Self::NoLeaseCheck => &["within_lease"],
+            Self::DropHeldCalls | Self::MovedCallLost => &["no_endless_wait", "one_outcome"],
+            // The turns that wait for each other are ended when the time for it is up.
+            Self::OldChainsTurnedAway => &["one_outcome"],
             Self::NoStoreFence => &["store_fence"],
             Self::LeaseFromAnswer => &["past_no_lease", "one_owner"],
             Self::NoLocalDeadline => &["past_no_lease"],
@@ -136,10 +183,22 @@ impl Mutant {
         }
     }
 
-    /// Whether it is a fault of the control plane, which scenarios show; the others are of calls and turns.
+    /// Whether it shows only where slots move.
     #[must_use]
-    pub const fn is_of_the_fabric(self) -> bool {
+    pub const fn needs_moves(self) -> bool {
+        self.knob().is_some() || matches!(self, Self::ServeWhileDraining | Self::MovedCallLost)
+    }
+
+    /// The shard's own way to be wrong, where it is one.
+    pub(crate) const fn knob(self) -> Option<Fault> {
         match self {
+            Self::ResendBeforeFlushed => Some(Fault::ResendBeforeFlushed),
+            Self::MovedButRan => Some(Fault::MovedButRan),
+            Self::DrainedTooSoon => Some(Fault::DrainedTooSoon),
+            Self::NoLeaseCheck => Some(Fault::NoLeaseCheck),
+            Self::DropHeldCalls => Some(Fault::DropHeldCalls),
+            Self::ReturnedTellLost => Some(Fault::ReturnedTellLost),
+            Self::OldChainsTurnedAway => Some(Fault::OldChainsTurnedAway),
             Self::DuplicateReply
             | Self::DuplicateCall
             | Self::ReorderPair
@@ -148,8 +207,10 @@ impl Mutant {
             | Self::ExclusiveOverlap
             | Self::ForgottenSections
             | Self::NoWaitDie
-            | Self::DishonestError => false,
-            Self::NoStoreFence
+            | Self::DishonestError
+            | Self::ServeWhileDraining
+            | Self::MovedCallLost
+            | Self::NoStoreFence
             | Self::LeaseFromAnswer
             | Self::NoLocalDeadline
             | Self::ReleaseNotRetried
@@ -160,8 +221,28 @@ impl Mutant {
             | Self::ChangeWithoutCas
             | Self::HistoryForgotten
             | Self::EndedRenews
-            | Self::EpochNotRaised => true,
+            | Self::EpochNotRaised => None,
         }
+    }
+
+    /// Whether it is a fault of the control plane, which scenarios show; the others are of calls and turns.
+    #[must_use]
+    pub const fn is_of_the_fabric(self) -> bool {
+        matches!(
+            self,
+            Self::NoStoreFence
+                | Self::LeaseFromAnswer
+                | Self::NoLocalDeadline
+                | Self::ReleaseNotRetried
+                | Self::TakeOverWithoutWaiting
+                | Self::SettledTooEarly
+                | Self::DrainedTooEarly
+                | Self::StaleViewAccepted
+                | Self::ChangeWithoutCas
+                | Self::HistoryForgotten
+                | Self::EndedRenews
+                | Self::EpochNotRaised
+        )
     }
 
     /// The mutant called `name`.

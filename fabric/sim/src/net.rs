@@ -8,7 +8,7 @@
 //!   by any link.
 //!
 //! # Not here
-//! What a message means. Links of a world that begin or end: all nodes are connected before it begins.
+//! What a message means. Who is linked with whom, and until when: the world says so.
 
 mod line;
 mod lines;
@@ -30,41 +30,57 @@ pub use lines::{EndId, Lines, News, Options, Packet, Tip, Why};
 
 use crate::rng::Rng;
 
-/// The nodes of a world: the link of each two is a line for each shard, since no order is promised
-/// among shards.
+/// Lines that there may be at one time.
+const LINES_MAX: usize = 4096;
+
+/// The links of a world's nodes: each is a line for each shard, since no order is promised among shards.
 pub(crate) struct Net {
     lines: Lines,
-    nodes: usize,
-    shards: u16,
-    /// By the shard that has it, of all nodes, and the node at its other side.
-    tips: BTreeMap<(usize, usize), Tip>,
-    routes: BTreeMap<Tip, Route>,
+    /// The end of each node; none of one that is no more.
+    ends: Vec<Option<EndId>>,
+    links: BTreeMap<LinkId, Link>,
+    sides: BTreeMap<Tip, LinkId>,
+    next: u32,
     window: Window,
+    bulk_bytes: usize,
 }
 
-/// One side of a line.
-struct Route {
-    /// The node that has it, and the one at the other side.
-    of: usize,
-    to: usize,
-    slots: Arc<dyn Slots>,
+/// A link between two nodes.
+struct Link {
+    /// The nodes; the first one dialled.
+    nodes: [usize; 2],
+    /// For each shard, the lines as the first node names them.
+    tips: Vec<Tip>,
+    /// Which node has been told that it is down.
+    told: [bool; 2],
+}
+
+impl Link {
+    fn side_of(&self, node: usize) -> usize {
+        usize::from(self.nodes[1] == node)
+    }
+}
+
+/// A node, as the other side of a link is told of it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Party {
+    pub(crate) node: usize,
+    pub(crate) id: NodeId,
+    pub(crate) shards: u16,
 }
 
 /// What has arrived at a node.
 pub(crate) enum Arrival {
     /// A frame.
-    Frame {
-        /// The node that sent it, and the one that gets it.
-        from: usize,
-        to: usize,
-        frame: Frame,
-    },
-    /// There is room on the way from `from` to `to`.
-    Room { from: usize, to: usize },
+    Frame { at: usize, link: LinkId, frame: Frame },
+    /// There is room on the link again.
+    Room { at: usize, link: LinkId },
+    /// The link is down.
+    Down { at: usize, link: LinkId },
 }
 
 impl Net {
-    pub(crate) fn new(mut rng: Rng, nodes: usize, shards: u16) -> Self {
+    pub(crate) fn new(mut rng: Rng) -> Self {
         let slot_bytes = if rng.one_in(2) { 512 } else { 4096 };
         let slot_units = u16::try_from(Credit::units_of(slot_bytes)).unwrap_or(0);
         let units = 2 * slot_units + u16::try_from(rng.below(48)).unwrap_or(0);
@@ -73,97 +89,139 @@ impl Net {
         let slots = 1 + u32::try_from(rng.below(32)).unwrap_or(0);
         // A frame has a slot, so no line is ever full.
         let frames_max = slots as usize;
-        let lines_max = nodes * nodes * usize::from(shards);
-        let options = Options { delay_max, frames_max, slots, slot_bytes, lines_max };
-        let lines = Lines::new(rng.next(), options);
-        let window = Window { messages, units };
-        let (tips, routes) = (BTreeMap::new(), BTreeMap::new());
-        let mut net = Self { lines, nodes, shards, tips, routes, window };
-        net.join();
-        net
-    }
-
-    /// Each two nodes get to know each other, before anything else happens.
-    fn join(&mut self) {
-        let ends: Vec<EndId> = (0..self.nodes).map(|_| self.lines.open()).collect();
-        let numbered = || ends.iter().copied().enumerate();
-        for (a, near) in numbered() {
-            for (b, far) in numbered().skip(a + 1) {
-                self.dial((a, near), (b, far));
-            }
-        }
-        while let Some(now) = self.deadline() {
-            let arrived: Vec<Tip> = self.arrived(now).collect();
-            for tip in arrived {
-                self.come_up(now, tip);
-            }
+        let options = Options { delay_max, frames_max, slots, slot_bytes, lines_max: LINES_MAX };
+        Self {
+            lines: Lines::new(rng.next(), options),
+            ends: Vec::new(),
+            links: BTreeMap::new(),
+            sides: BTreeMap::new(),
+            next: 0,
+            window: Window { messages, units },
+            bulk_bytes: if rng.one_in(2) { usize::MAX } else { 256 },
         }
     }
 
-    fn dial(&mut self, (a, near): (usize, EndId), (b, far): (usize, EndId)) {
-        let shards = usize::from(self.shards);
-        for shard in 0..shards {
-            let Some(tip) = self.lines.dial(Time::ZERO, near, far) else { return };
-            self.tips.insert((a * shards + shard, b), tip);
-            self.tips.insert((b * shards + shard, a), tip.other());
+    /// A node more.
+    pub(crate) fn open(&mut self) {
+        self.ends.push(Some(self.lines.open()));
+    }
+
+    /// Whether two nodes are linked, as far as either knows.
+    pub(crate) fn are_linked(&self, a: usize, b: usize) -> bool {
+        self.links.values().any(|link| link.nodes == [a, b] || link.nodes == [b, a])
+    }
+
+    /// Links two nodes, and gives what the shards of each are told. Both know of it at once.
+    pub(crate) fn connect(&mut self, now: Time, [a, b]: [Party; 2]) -> Option<[LinkUp; 2]> {
+        let (near, far) = (self.ends[a.node]?, self.ends[b.node]?);
+        let id = LinkId::new(self.next);
+        self.next += 1;
+        let mut tips = Vec::new();
+        let mut pools = Vec::new();
+        for _ in 0..a.shards.max(b.shards) {
+            let tip = self.lines.dial(now, near, far)?;
+            pools.push([self.come_up(tip.other())?, self.come_up(tip)?]);
+            self.sides.extend([(tip, id), (tip.other(), id)]);
+            tips.push(tip);
         }
-    }
-
-    fn come_up(&mut self, now: Time, tip: Tip) {
-        let Some(News::Up { slots, .. }) = self.lines.take(now, tip) else { return };
-        let shards = usize::from(self.shards);
-        let key = self.tips.iter().find(|(_, known)| **known == tip).map(|(key, _)| *key);
-        let route = key.map(|(shard, to)| Route { of: shard / shards, to, slots });
-        self.routes.extend(route.map(|route| (tip, route)));
-    }
-
-    /// The id of the node numbered `at`.
-    pub(crate) fn id(at: usize) -> NodeId {
-        NodeId::new(at as u64 + 1)
-    }
-
-    /// The link between two nodes.
-    pub(crate) fn link(a: usize, b: usize) -> LinkId {
-        let (low, high) = (a.min(b), a.max(b));
-        LinkId::new(u32::try_from(low * 1000 + high).unwrap_or(u32::MAX))
-    }
-
-    /// What the shards of `from` are told of `to`. They share the slots of one line: a link has no more.
-    pub(crate) fn up(&self, from: usize, to: usize) -> LinkUp {
-        let mut routes = self.routes.values();
-        let Some(route) = routes.find(|route| (route.of, route.to) == (from, to)) else {
-            panic!("S6: node {from} is not connected with node {to}");
-        };
-        LinkUp {
-            link: Self::link(from, to),
-            node: Self::id(to),
-            shards: self.shards,
+        // The shards of a node share the slots of one line, since a link has no more.
+        let [theirs, ours] = pools.swap_remove(0);
+        let up = |to: Party, slots: &Arc<dyn Slots>| LinkUp {
+            link: id,
+            node: to.id,
+            shards: to.shards,
             theirs: self.window,
             ours: self.window,
-            slots: Arc::clone(&route.slots),
+            slots: Arc::clone(slots),
             differing: Arc::new([]),
-            bulk_bytes: usize::MAX,
+            bulk_bytes: self.bulk_bytes,
+        };
+        let ups = [up(b, &ours), up(a, &theirs)];
+        let link = Link { nodes: [a.node, b.node], tips, told: [false; 2] };
+        self.links.insert(id, link);
+        Some(ups)
+    }
+
+    /// A side hears that its line is up, as if it had waited for that.
+    fn come_up(&mut self, tip: Tip) -> Option<Arc<dyn Slots>> {
+        let (_, _, at) = self.lines.upcoming().find(|(_, side, _)| *side == tip)?;
+        match self.lines.take(at, tip)? {
+            News::Up { slots, .. } => Some(slots),
+            News::Frame(_) | News::Room | News::Over(_) => None,
         }
     }
 
-    /// The node at the other end of `link`, seen from `node`.
-    pub(crate) fn other(&self, node: usize, link: LinkId) -> usize {
-        (0..self.nodes)
-            .find(|other| *other != node && Self::link(node, *other) == link)
-            .unwrap_or(node)
+    /// A node loses a link, or gives it up; the other one hears of it.
+    pub(crate) fn cut(&mut self, now: Time, node: usize, id: LinkId) {
+        let Some(link) = self.links.get_mut(&id) else { return };
+        let side = link.side_of(node);
+        if std::mem::replace(&mut link.told[side], true) {
+            return;
+        }
+        for tip in link.tips.clone() {
+            self.lines.cut(now, if side == 0 { tip } else { tip.other() });
+        }
+        self.forget(id);
     }
 
-    /// A shard sends to a node.
+    /// A node is no more.
+    pub(crate) fn kill(&mut self, now: Time, node: usize) {
+        for id in self.links_of(node) {
+            self.cut(now, node, id);
+        }
+        if let Some(end) = self.ends.get_mut(node).and_then(Option::take) {
+            self.lines.kill(now, end);
+        }
+    }
+
+    /// A node ends in order: what it has sent arrives.
+    pub(crate) fn close(&mut self, now: Time, node: usize) {
+        for id in self.links_of(node) {
+            let Some(link) = self.links.get_mut(&id) else { continue };
+            let side = link.side_of(node);
+            link.told[side] = true;
+            for tip in link.tips.clone() {
+                self.lines.close(now, if side == 0 { tip } else { tip.other() });
+            }
+            self.forget(id);
+        }
+        self.ends[node] = None;
+    }
+
+    /// The links that a node has not lost.
+    pub(crate) fn links_of(&self, node: usize) -> Vec<LinkId> {
+        let its = |link: &Link| link.nodes.contains(&node) && !link.told[link.side_of(node)];
+        self.links.iter().filter(|(_, link)| its(link)).map(|(id, _)| *id).collect()
+    }
+
+    /// The link between two nodes, if the first one has it.
+    pub(crate) fn link_between(&self, from: usize, to: usize) -> Option<LinkId> {
+        let between = |link: &Link| link.nodes.contains(&to);
+        self.links_of(from).into_iter().find(|id| between(&self.links[id]))
+    }
+
+    fn forget(&mut self, id: LinkId) {
+        if self.links.get(&id).is_some_and(|link| link.told == [true; 2]) {
+            self.links.remove(&id);
+            self.sides.retain(|_, link| *link != id);
+        }
+    }
+
+    /// A shard sends by a link.
     pub(crate) fn send(
         &mut self,
         now: Time,
-        (from, to): (usize, usize),
-        head: FrameMut,
-        body: Option<Frame>,
+        (node, shard, id): (usize, usize, LinkId),
+        (head, body): (FrameMut, Option<Frame>),
     ) {
-        let tip = self.tips.get(&(from, to));
-        let sent = tip.map(|tip| self.lines.send(now, *tip, Packet { head, body }));
-        assert!(matches!(sent, Some(Ok(()))), "S9: a frame of shard {from} has a slot and no room");
+        let Some(link) = self.links.get(&id) else { return };
+        let side = link.side_of(node);
+        if link.told[side] {
+            return;
+        }
+        let tip = if side == 0 { link.tips[shard] } else { link.tips[shard].other() };
+        let sent = self.lines.send(now, tip, Packet { head, body });
+        assert!(sent.is_ok(), "S9: a frame of node {node} has a slot and no room");
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -183,11 +241,22 @@ impl Net {
     /// Takes what has arrived first.
     pub(crate) fn take(&mut self, now: Time, tip: Tip) -> Option<Arrival> {
         let news = self.lines.take(now, tip)?;
-        let Route { of, to, .. } = self.routes.get(&tip)?;
+        let link = *self.sides.get(&tip)?;
+        let known = self.links.get(&link)?;
+        let side = usize::from(!known.tips.contains(&tip));
+        let at = known.nodes[side];
+        if known.told[side] {
+            // It is down already; this has come by another line.
+            return None;
+        }
         match news {
-            News::Frame(frame) => Some(Arrival::Frame { from: *to, to: *of, frame }),
-            News::Room => Some(Arrival::Room { from: *of, to: *to }),
-            News::Up { .. } | News::Over(_) => panic!("S8: a line of a world begins or ends"),
+            News::Frame(frame) => Some(Arrival::Frame { at, link, frame }),
+            News::Room => Some(Arrival::Room { at, link }),
+            News::Over(_) => {
+                self.cut(now, at, link);
+                Some(Arrival::Down { at, link })
+            }
+            News::Up { .. } => panic!("S8: a line that is up comes up"),
         }
     }
 }

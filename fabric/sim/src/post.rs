@@ -27,11 +27,13 @@ struct Sent {
 }
 
 type Key = (usize, u32, u32);
+/// Two shards of the world.
+pub(crate) type Pair = (usize, usize);
 
 pub(crate) struct Post {
     rng: Rng,
-    links: Vec<VecDeque<(Time, Message)>>,
-    shards: usize,
+    /// By the shard that sends, and the one that it sends to.
+    links: BTreeMap<Pair, VecDeque<(Time, Message)>>,
     by_bytes: bool,
     mutant: Option<Mutant>,
     sent: BTreeMap<Key, Sent>,
@@ -43,13 +45,12 @@ pub(crate) struct Post {
 static UNSEEDED: AtomicU64 = AtomicU64::new(0);
 
 impl Post {
-    pub(crate) fn new(mut rng: Rng, shards: usize, mutant: Option<Mutant>) -> Self {
+    pub(crate) fn new(mut rng: Rng, mutant: Option<Mutant>) -> Self {
         let copies = [Some(Mutant::DuplicateReply), Some(Mutant::DuplicateCall)].contains(&mutant);
         Self {
             by_bytes: rng.one_in(2) || copies,
             slow: 1 << (8 + rng.below(14)),
-            links: (0..shards * shards).map(|_| VecDeque::new()).collect(),
-            shards,
+            links: BTreeMap::new(),
             mutant,
             sent: BTreeMap::new(),
             births: 1 << 20,
@@ -58,24 +59,23 @@ impl Post {
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.links.iter().all(VecDeque::is_empty)
+        self.links.values().all(VecDeque::is_empty)
     }
 
-    /// The links whose first message has arrived.
-    pub(crate) fn arrived(&self, now: Time) -> impl Iterator<Item = usize> + '_ {
-        let due = move |link: &VecDeque<(Time, Message)>| link.front().is_some_and(|m| m.0 <= now);
-        self.links.iter().enumerate().filter(move |(_, link)| due(link)).map(|(index, _)| index)
+    /// When the first message of each pair arrives.
+    pub(crate) fn upcoming(&self) -> impl Iterator<Item = (Pair, Time)> + '_ {
+        self.links.iter().filter_map(|(pair, link)| Some((*pair, link.front()?.0)))
     }
 
-    /// When the next message arrives.
-    pub(crate) fn deadline(&self) -> Option<Time> {
-        self.links.iter().filter_map(|link| link.front()).map(|(at, _)| *at).min()
+    /// Takes the first message of a pair.
+    pub(crate) fn take(&mut self, pair: Pair) -> Option<Message> {
+        Some(self.links.get_mut(&pair)?.pop_front()?.1)
     }
 
-    /// Takes the first message of a link: who sent it, who gets it.
-    pub(crate) fn take(&mut self, link: usize) -> Option<(usize, usize, Message)> {
-        let (_, message) = self.links.get_mut(link)?.pop_front()?;
-        Some((link / self.shards, link % self.shards, message))
+    /// The shards in `of` are no more.
+    pub(crate) fn kill(&mut self, of: &std::ops::Range<usize>) {
+        self.links.retain(|(from, to), _| !of.contains(from) && !of.contains(to));
+        self.sent.retain(|key, _| !of.contains(&key.0));
     }
 
     pub(crate) fn send(&mut self, now: Time, from: usize, to: usize, message: Message) {
@@ -91,18 +91,18 @@ impl Post {
             other
             @ (Message::Returned { .. } | Message::Flush { .. } | Message::Flushed { .. }) => other,
         };
-        self.put(now, from * self.shards + to, message);
+        self.put(now, (from, to), message);
         if let Some(copy) = copy {
-            self.put(now, from * self.shards + to, copy);
+            self.put(now, (from, to), copy);
         }
     }
 
-    fn put(&mut self, now: Time, link: usize, message: Message) {
+    fn put(&mut self, now: Time, pair: Pair, message: Message) {
         let mut delay = self.rng.below(self.slow);
         if self.mutant == Some(Mutant::HashOrder) {
             delay ^= UNSEEDED.fetch_add(1, Ordering::Relaxed) & 0xff;
         }
-        let link = &mut self.links[link];
+        let link = self.links.entry(pair).or_default();
         let last = link.back().map_or(Time::ZERO, |(at, _)| *at);
         let at = last.max(now + Duration::from_nanos(delay));
         link.push_back((at, message));
@@ -203,16 +203,17 @@ fn reply(sent: &Sent, bytes: &[u8]) -> Request {
     request
 }
 
-/// Whether `kind` is one that a run may meet without anything being wrong.
-pub(crate) fn is_expected(kind: ErrorKind) -> bool {
-    !matches!(
+/// Whether `kind` is one that a run may meet without anything being wrong; where nodes are `lost`, more are.
+pub(crate) fn is_expected(kind: ErrorKind, lost: bool) -> bool {
+    let needs_loss = matches!(kind, ErrorKind::NodeLost | ErrorKind::Moved | ErrorKind::Nowhere);
+    let is_wrong = matches!(
         kind,
         ErrorKind::Malformed
             | ErrorKind::UnknownType
             | ErrorKind::UnknownMethod
             | ErrorKind::KeyTooLong
-            | ErrorKind::NodeLost
             | ErrorKind::Stopping
             | ErrorKind::NotInAnEntity
-    )
+    );
+    !is_wrong && (lost || !needs_loss)
 }

@@ -17,6 +17,7 @@ use epicserver_wire::Time;
 use crate::rng::Rng;
 use crate::run::text_of;
 use crate::seed::fresh_seed;
+use crate::storm::Storm;
 use crate::world::{End, Plan, World};
 
 /// How a test is to run.
@@ -104,6 +105,10 @@ fn run<R: TestOutcome + 'static>(
         idle: None,
         direct: !rng.one_in(4),
         mutant: None,
+        storm: Storm::none(),
+        scenario: None,
+        slots: Vec::new(),
+        task: None,
     });
     let ended = Ended::default();
     let tell = Arc::clone(&ended);

@@ -4,26 +4,34 @@
 //! - **S4** Time jumps only when nothing can be done at the present one, and never goes back.
 //!
 //! # Not here
-//! What runs in the shards; delays and order of messages (`post`).
+//! What runs in the shards; delays and order of messages (`post`, `net`); who is a member (`plane`), and what
+//! happens to nodes (`weather`).
 
-use std::collections::VecDeque;
+mod node;
+mod weather;
+
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use epicserver_entity::{Answer, Registry, TurnId};
 use epicserver_node::{
-    Config, Counters, Effect, Event, LinkUp, Message, Notice, RootTask, Shard, WakeSink,
+    Counters, Effect, Event, Fault as Knob, Message, Notice, RootTask, Shard, WakeSink,
 };
 use epicserver_proto::view::Share;
-use epicserver_proto::{Directory, Ownership};
+use epicserver_proto::{Directory, Ownership, SlotId};
 use epicserver_wire::frame::Frame;
-use epicserver_wire::header::Glance;
-use epicserver_wire::{ShardId, Time};
+use epicserver_wire::header::{Glance, Kind};
+use epicserver_wire::{LinkId, ShardId, Time};
 
+use crate::fabric::scenario::Scenario;
 use crate::mutant::Mutant;
 use crate::net::{Arrival, Net, Tip};
-use crate::post::Post;
+use crate::plane::{Machines, Plane, Quick};
+use crate::post::{Pair, Post};
 use crate::rng::{Rng, mix};
+use crate::storm::Storm;
+use node::Node;
 
 /// When worlds begin.
 pub(crate) const START: Time = Time::from_nanos(3_600_000_000_000);
@@ -51,7 +59,10 @@ impl WakeSink for Woken {
 }
 
 struct Member {
-    shard: Shard,
+    /// Of which node it is a shard.
+    node: usize,
+    /// None once the node is no more.
+    shard: Option<Shard>,
     woken: Arc<Woken>,
     inbox: VecDeque<Event>,
     /// It does nothing before.
@@ -62,13 +73,20 @@ struct Member {
 pub(crate) struct Plan {
     pub(crate) seed: u64,
     pub(crate) nodes: u16,
-    /// Of each node.
+    /// Of each node that there is at the beginning.
     pub(crate) shards: u16,
     pub(crate) registry: Registry,
     pub(crate) memory_bytes_max: u64,
     pub(crate) idle: Option<Duration>,
     pub(crate) direct: bool,
     pub(crate) mutant: Option<Mutant>,
+    pub(crate) storm: Storm,
+    /// What the control machines of the nodes meet; none where the control plane is a quick one.
+    pub(crate) scenario: Option<Scenario>,
+    /// The slots of entities that are watched.
+    pub(crate) slots: Vec<SlotId>,
+    /// A task that the storm begins.
+    pub(crate) task: Option<fn(u64) -> RootTask>,
 }
 
 /// How a run of the world ended.
@@ -84,73 +102,95 @@ pub(crate) enum End {
     Restless,
 }
 
+/// Who looks at the world when a shard is about to run.
+pub(crate) trait Watch {
+    /// Shard number `shard` of a node acts now, under a lease until then, and may have turns in these slots.
+    fn acts(&mut self, at: (Time, Time), node: u64, may_have: &[bool]);
+}
+
 pub(crate) struct World {
     rng: Rng,
     now: Time,
-    /// The shards of the first node, of the second, and so on.
+    plan: Plan,
+    nodes: Vec<Node>,
     members: Vec<Member>,
-    shards: usize,
     post: Post,
     net: Net,
+    /// None where there is one view for ever.
+    plane: Option<Box<dyn Plane>>,
+    weather: weather::Weather,
+    watch: Option<Box<dyn Watch>>,
     out: Vec<Effect>,
     trace: u64,
     /// Panics that shards have told of.
     pub(crate) panics: u64,
+    /// Tasks that have begun, and those of them that went with their node.
+    pub(crate) tasks: u64,
+    /// What shards that are no more have done.
+    past: Vec<Counters>,
+    /// Which fault met a node in which state, how often.
+    pub(crate) met: BTreeMap<String, u64>,
 }
 
 enum Act {
     Run(usize),
-    Deliver(usize),
+    Deliver(Pair),
     Arrive(Tip),
+    Control,
+    Weather,
 }
 
 impl World {
     pub(crate) fn new(plan: Plan) -> Self {
         let mut rng = Rng::new(plan.seed);
-        let registry = Arc::new(plan.registry);
-        let members = (0..plan.nodes * plan.shards).map(|number| {
-            let woken = Arc::new(Woken::default());
-            let shard = Shard::new(Config {
-                shard: ShardId::new(number % plan.shards),
-                shards: plan.shards,
-                fabric: plan.nodes > 1,
-                origin: u32::from(number),
-                registry: Arc::clone(&registry),
-                memory_bytes_max: plan.memory_bytes_max,
-                idle: plan.idle,
-                direct: plan.direct,
-                seed: rng.next(),
-                wakes: Arc::clone(&woken) as Arc<dyn WakeSink>,
-                fault: None,
-            });
-            Member { shard, woken, inbox: VecDeque::new(), stalled: Time::ZERO }
-        });
-        let members: Vec<Member> = members.collect();
-        let post = Post::new(rng.fork(), members.len(), plan.mutant);
-        let nodes = usize::from(plan.nodes);
-        let net = Net::new(rng.fork(), nodes, plan.shards);
-        let shards = usize::from(plan.shards);
-        let (out, trace, panics) = (Vec::new(), 0, 0);
-        let mut world = Self { rng, now: START, members, shards, post, net, out, trace, panics };
-        world.join(nodes);
+        let post = Post::new(rng.fork(), plan.mutant);
+        let net = Net::new(rng.fork());
+        let stormy = !plan.storm.is_calm();
+        let plane = stormy.then(|| plane(&plan, rng.fork()));
+        let weather = weather::Weather::new(&plan.storm, START);
+        let (nodes, shards) = (plan.nodes, plan.shards);
+        let mut world = Self {
+            rng,
+            now: START,
+            plan,
+            nodes: Vec::new(),
+            members: Vec::new(),
+            post,
+            net,
+            plane,
+            weather,
+            watch: None,
+            out: Vec::new(),
+            trace: 0,
+            panics: 0,
+            tasks: 0,
+            past: Vec::new(),
+            met: BTreeMap::new(),
+        };
+        for _ in 0..nodes {
+            world.add_node(shards);
+        }
+        if !stormy && nodes > 1 {
+            world.agree();
+        }
+        world.link_all();
         world
     }
 
-    /// Every node gets to know every other.
-    fn join(&mut self, nodes: usize) {
-        if nodes < 2 {
-            return;
+    /// The nodes have a view that never changes.
+    fn agree(&mut self) {
+        let shares = self.nodes.iter().map(|node| Share::of(node.id));
+        let directory = Arc::new(Directory::of(shares));
+        for node in 0..self.nodes.len() {
+            let view = Ownership::whole(1, self.nodes[node].id, Arc::clone(&directory));
+            let view = Arc::new(view);
+            self.tell(node, || Event::View(Arc::clone(&view)));
         }
-        let directory = Arc::new(Directory::of((0..nodes).map(Net::id).map(Share::of)));
-        for node in 0..nodes {
-            let view = Arc::new(Ownership::whole(1, Net::id(node), Arc::clone(&directory)));
-            let links: Vec<LinkUp> =
-                (0..nodes).filter(|to| *to != node).map(|to| self.net.up(node, to)).collect();
-            for member in &mut self.members[node * self.shards..(node + 1) * self.shards] {
-                member.inbox.push_back(Event::View(Arc::clone(&view)));
-                member.inbox.extend(links.iter().cloned().map(Event::LinkUp));
-            }
-        }
+    }
+
+    /// From now on `watch` looks on.
+    pub(crate) fn watch(&mut self, watch: impl Watch + 'static) {
+        self.watch = Some(Box::new(watch));
     }
 
     /// How many shards there are in all.
@@ -167,13 +207,25 @@ impl World {
         self.trace
     }
 
+    /// How many views there were.
+    pub(crate) fn views(&self) -> u64 {
+        self.plane.as_ref().map_or(0, |plane| plane.views())
+    }
+
+    /// What happened in the control plane, by name.
+    pub(crate) fn counts(&self) -> Vec<(&'static str, u64)> {
+        self.plane.as_ref().map_or_else(Vec::new, |plane| plane.counts())
+    }
+
     /// What the shards did.
     pub(crate) fn counters(&self) -> impl Iterator<Item = Counters> + '_ {
-        self.members.iter().map(|member| member.shard.counters())
+        let living = self.members.iter().filter_map(|member| member.shard.as_ref());
+        living.map(Shard::counters).chain(self.past.iter().copied())
     }
 
     /// Gives a shard a task that belongs to no entity.
     pub(crate) fn root(&mut self, shard: usize, task: RootTask) {
+        self.tasks += 1;
         if let Some(member) = self.members.get_mut(shard) {
             member.inbox.push_back(Event::Root(task));
         }
@@ -200,22 +252,52 @@ impl World {
         End::Restless
     }
 
+    /// What is not at rest, in words.
+    pub(crate) fn unrest(&self) -> String {
+        let mut what = Vec::new();
+        if !self.weather.is_over() {
+            what.push("more is to happen".to_owned());
+        }
+        if !self.plane.as_ref().is_none_or(|plane| plane.is_settled()) {
+            what.push("views are not settled".to_owned());
+        }
+        if !self.post.is_empty() || !self.net.is_empty() {
+            what.push("messages are under way".to_owned());
+        }
+        for (index, member) in self.members.iter().enumerate() {
+            if member.shard.as_ref().is_some_and(|shard| !shard.is_quiet()) {
+                what.push(format!("shard {index} of node {}", member.node));
+            }
+        }
+        format!("something waits for ever: {}", what.join(", "))
+    }
+
     fn is_quiet(&self) -> bool {
-        self.post.is_empty()
+        let quiet = |member: &Member| {
+            let shard = member.shard.as_ref();
+            shard.is_none_or(|shard| member.inbox.is_empty() && shard.is_quiet())
+        };
+        self.weather.is_over()
+            && self.plane.as_ref().is_none_or(|plane| plane.is_settled())
+            && self.post.is_empty()
             && self.net.is_empty()
-            && self.members.iter().all(|member| member.inbox.is_empty() && member.shard.is_quiet())
+            && self.members.iter().all(quiet)
     }
 
     /// When a shard has something to do.
     fn due(&self, member: &Member) -> Option<Time> {
-        let ready = member.shard.is_ready() || !member.inbox.is_empty() || !member.woken.is_empty();
-        let due = if ready { Some(self.now) } else { member.shard.deadline() };
+        let shard = member.shard.as_ref()?;
+        let ready = shard.is_ready() || !member.inbox.is_empty() || !member.woken.is_empty();
+        let due = if ready { Some(self.now) } else { shard.deadline() };
         due.map(|due| due.max(member.stalled))
     }
 
     fn next_time(&self) -> Option<Time> {
         let shards = self.members.iter().filter_map(|member| self.due(member));
-        shards.chain(self.post.deadline()).chain(self.net.deadline()).min()
+        let control = self.plane.as_ref().and_then(|plane| plane.deadline());
+        let post = self.messages().map(|(_, at)| at).min();
+        let others = [post, self.net.deadline(), control, self.weather.deadline()];
+        shards.chain(others.into_iter().flatten()).min()
     }
 
     /// One of the things that can be done now.
@@ -224,13 +306,29 @@ impl World {
         let due = |member: &Member| self.due(member).is_some_and(|due| due <= now);
         let runs = self.members.iter().enumerate().filter(|(_, member)| due(member));
         let mut acts: Vec<Act> = runs.map(|(index, _)| Act::Run(index)).collect();
-        acts.extend(self.post.arrived(now).map(Act::Deliver));
+        let arrived = self.messages().filter(|(_, at)| *at <= now);
+        acts.extend(arrived.map(|(pair, _)| Act::Deliver(pair)));
         acts.extend(self.net.arrived(now).map(Act::Arrive));
+        let is_due = |at: Option<Time>| at.is_some_and(|at| at <= now);
+        if is_due(self.plane.as_ref().and_then(|plane| plane.deadline())) {
+            acts.push(Act::Control);
+        }
+        if is_due(self.weather.deadline()) {
+            acts.push(Act::Weather);
+        }
         if acts.is_empty() {
             return None;
         }
         let index = self.rng.index(acts.len());
         Some(acts.swap_remove(index))
+    }
+
+    /// When the first message of each pair of shards is heard.
+    fn messages(&self) -> impl Iterator<Item = (Pair, Time)> + '_ {
+        self.post.upcoming().map(|(pair, at)| {
+            let node = self.members[pair.1].node;
+            (pair, at.max(self.nodes[node].paused))
+        })
     }
 
     fn note(&mut self, what: u64, which: usize) {
@@ -242,49 +340,72 @@ impl World {
         self.now = self.now + Duration::from_nanos(self.rng.below(700));
         match act {
             Act::Run(index) => self.run_shard(index),
-            Act::Deliver(link) => self.deliver(link),
+            Act::Deliver(pair) => self.deliver(pair),
             Act::Arrive(tip) => self.arrive(tip),
+            Act::Control => self.control(),
+            Act::Weather => self.happen(),
         }
     }
 
-    /// A frame arrives: each shard gets its messages. Or there is room: each shard of the sender hears of it.
+    /// A frame arrives: each shard gets its messages. Or there is room, or the link is down: each shard hears of it.
     fn arrive(&mut self, tip: Tip) {
         match self.net.take(self.now, tip) {
-            Some(Arrival::Frame { from, to, frame }) => {
-                self.note(5, to);
-                self.hand_out((from, to), &frame);
+            Some(Arrival::Frame { at, link, frame }) => {
+                self.note(5, at);
+                self.hand_out(at, link, &frame);
             }
-            Some(Arrival::Room { from, to }) => {
-                self.note(7, from);
-                let link = Net::link(from, to);
-                for member in &mut self.members[from * self.shards..(from + 1) * self.shards] {
-                    member.inbox.push_back(Event::LinkRoom(link));
-                }
+            Some(Arrival::Room { at, link }) => {
+                self.note(7, at);
+                self.tell(at, || Event::LinkRoom(link));
+            }
+            Some(Arrival::Down { at, link }) => {
+                self.note(8, at);
+                self.tell(at, || Event::LinkDown(link));
+                self.plan_redial();
             }
             None => {}
         }
     }
 
-    fn hand_out(&mut self, (from, to): (usize, usize), frame: &Frame) {
-        let (link, mut at) = (Net::link(from, to), 0);
-        while let Ok(glance) = Glance::at(frame.bytes(), at) {
-            let member = to * self.shards + glance.to.index();
-            let Some(frame) = frame.slice(at, glance.end) else { return };
-            self.members[member].inbox.push_back(Event::Packet { link, frame });
-            at = glance.end;
+    /// All shards of a node hear of something.
+    fn tell(&mut self, node: usize, event: impl Fn() -> Event) {
+        for member in self.nodes[node].members() {
+            self.members[member].inbox.push_back(event());
         }
     }
 
-    fn deliver(&mut self, link: usize) {
-        self.note(1, link);
-        let Some((from, to, message)) = self.post.take(link) else { return };
+    fn hand_out(&mut self, at: usize, link: LinkId, frame: &Frame) {
+        let (mut start, first) = (0, self.nodes[at].first);
+        while let Ok(glance) = Glance::at(frame.bytes(), start) {
+            let Some(frame) = frame.slice(start, glance.end) else { return };
+            start = glance.end;
+            if !self.loses(glance.kind) {
+                let event = Event::Packet { link, frame };
+                self.members[first + glance.to.index()].inbox.push_back(event);
+            }
+        }
+    }
+
+    /// Whether the run's mutant loses a message of that kind.
+    fn loses(&mut self, kind: Kind) -> bool {
+        self.plan.mutant == Some(Mutant::MovedCallLost) && kind == Kind::Moved
+    }
+
+    fn deliver(&mut self, (from, to): Pair) {
+        self.note(1, from * 1000 + to);
+        let Some(message) = self.post.take((from, to)) else { return };
         if let Message::Call(_) = message {
-            let to = ShardId::new(u16::try_from(to % self.shards).unwrap_or(u16::MAX));
+            let shard = to - self.nodes[self.members[to].node].first;
+            let to = ShardId::new(u16::try_from(shard).unwrap_or(u16::MAX));
             self.members[from].inbox.push_back(Event::Sent { to, count: 1 });
         }
         let mut out = std::mem::take(&mut self.out);
-        self.members[to].shard.handle(self.now, Event::Message(message), &mut out);
-        self.members[to].shard.flush(self.now, &mut out);
+        self.looked_at(to);
+        let now = self.now;
+        if let Some(shard) = &mut self.members[to].shard {
+            shard.handle(now, Event::Message(message), &mut out);
+            shard.flush(now, &mut out);
+        }
         self.carry_out(to, &mut out);
         self.out = out;
     }
@@ -294,15 +415,21 @@ impl World {
         let mut out = std::mem::take(&mut self.out);
         let steps = 1 + u32::try_from(self.rng.below(6)).unwrap_or(0);
         let stall = self.rng.one_in(300).then(|| Duration::from_nanos(self.rng.below(5_000_000)));
+        self.looked_at(index);
         let member = &mut self.members[index];
         for turn in member.woken.drain() {
             member.inbox.push_back(Event::Woken(turn));
         }
-        while let Some(event) = member.inbox.pop_front() {
-            member.shard.handle(self.now, event, &mut out);
+        let Some(shard) = &mut member.shard else { return };
+        let Node { evicted, lease, .. } = self.nodes[member.node];
+        if self.plane.is_some() {
+            shard.lease(evicted, lease);
         }
-        member.shard.run(self.now, steps, &mut out);
-        member.shard.flush(self.now, &mut out);
+        while let Some(event) = member.inbox.pop_front() {
+            shard.handle(self.now, event, &mut out);
+        }
+        shard.run(self.now, steps, &mut out);
+        shard.flush(self.now, &mut out);
         if let Some(stall) = stall {
             member.stalled = self.now + stall;
         }
@@ -310,18 +437,30 @@ impl World {
         self.out = out;
     }
 
+    /// A shard is about to act.
+    fn looked_at(&mut self, member: usize) {
+        let (Some(watch), Some(plane)) = (&mut self.watch, &self.plane) else { return };
+        let node = self.members[member].node;
+        let shard = u16::try_from(member - self.nodes[node].first).unwrap_or(0);
+        let may_have = self.plan.slots.iter().map(|slot| plane.may_have(node, shard, *slot));
+        let may_have: Vec<bool> = may_have.collect();
+        let run = self.nodes[node].id.as_u64();
+        watch.acts((self.now, plane.lease_of(self.now, node)), run, &may_have);
+    }
+
     fn carry_out(&mut self, from: usize, out: &mut Vec<Effect>) {
+        let node = self.members[from].node;
+        let first = self.nodes[node].first;
         for effect in out.drain(..) {
             match effect {
                 Effect::Send { to, message } => {
-                    let to = from / self.shards * self.shards + to.index();
+                    let to = first + to.index();
                     self.note(3, to);
                     self.post.send(self.now, from, to, message);
                 }
                 Effect::Transmit { link, head, body } => {
-                    let to = self.net.other(from / self.shards, link);
-                    self.note(6, to);
-                    self.net.send(self.now, (from, to), head, body);
+                    self.note(6, node);
+                    self.net.send(self.now, (node, from - first, link), (head, body));
                 }
                 Effect::Close { link, why } => panic!("S6: {link:?} carried a violation: {why}"),
                 Effect::Wall { token } => {
@@ -333,7 +472,19 @@ impl World {
                     let answer = Answer::Bytes(bytes);
                     self.members[from].inbox.push_back(Event::Completed { token, answer });
                 }
-                Effect::Drained { .. } | Effect::Behind { .. } => {}
+                Effect::Drained { view, slots, left } => {
+                    self.note(9, from);
+                    let shard = u16::try_from(from - first).unwrap_or(0);
+                    if let Some(plane) = &mut self.plane {
+                        plane.drained(self.now, (node, shard), (view, &slots, left));
+                    }
+                }
+                Effect::Behind { view } => {
+                    self.note(10, from);
+                    if let Some(plane) = &mut self.plane {
+                        plane.behind(self.now, node, view);
+                    }
+                }
                 Effect::Notice(notice) => {
                     self.note(4, from);
                     self.panics += u64::from(matches!(notice, Notice::Panicked { .. }));
@@ -341,4 +492,17 @@ impl World {
             }
         }
     }
+}
+
+fn plane(plan: &Plan, rng: Rng) -> Box<dyn Plane> {
+    let (slots, mutant) = (plan.slots.clone(), plan.mutant);
+    match &plan.scenario {
+        Some(scenario) => Box::new(Machines::new(scenario.clone(), rng, slots, mutant)),
+        None => Box::new(Quick::new(rng, plan.storm.pace, slots, mutant)),
+    }
+}
+
+/// The shard's own way to be wrong, if the run's mutant is one.
+fn knob(mutant: Option<Mutant>) -> Option<Knob> {
+    mutant.and_then(Mutant::knob)
 }

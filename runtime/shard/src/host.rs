@@ -25,7 +25,7 @@ use crate::inlet::{Control, Door, Inlets, Probe};
 use crate::io::{IoError, IoMode, IoOptions, IoSeat, IoThread, Opening, Outlet, Wires, Wiring};
 use crate::park::{ParkError, Parker, parker};
 use crate::ring::{Consumer, Producer, ring};
-use crate::telling::Telling;
+use crate::telling::{Lease, Telling};
 use crate::worker::{Peer, Worker, random_bytes};
 
 /// How a node's threads are set up.
@@ -391,7 +391,7 @@ fn work(seat: Seat) {
     let mut shard = Shard::new(config);
     if has_lease {
         // It does nothing before it has one.
-        shard.lease(Time::ZERO);
+        shard.lease(0, Time::ZERO);
     }
     let worker = Worker {
         shard_id,
@@ -408,7 +408,7 @@ fn work(seat: Seat) {
         sent: 0,
         received: 0,
         closing: false,
-        lease: has_lease.then_some(Time::ZERO),
+        lease: has_lease.then_some(Lease::NONE),
         untold: VecDeque::new(),
         telling: seat.telling,
     };

@@ -168,7 +168,7 @@ impl Inlets {
     /// Shards of a node that is one of several may run turns and send messages until then, by the clock of
     /// [`now`](crate::now).
     pub fn lease(&self, until: Time) {
-        let lapsed = self.telling.lease() <= crate::worker::now();
+        let lapsed = self.telling.lease().until <= crate::worker::now();
         self.telling.set_lease(until);
         if lapsed {
             self.doors.iter().for_each(|door| door.unpark());
@@ -177,7 +177,7 @@ impl Inlets {
 
     /// The node's lease was ended: all that the shards hold is dropped. The next view is another node's.
     pub fn evicted(&self) {
-        self.telling.set_lease(Time::ZERO);
+        self.telling.evict();
         (0..self.doors.len()).for_each(|shard| self.put(shard, Control::Evicted));
     }
 

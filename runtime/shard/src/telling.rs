@@ -2,7 +2,8 @@
 //!
 //! # Invariants
 //! - **H14** What a shard tells is not lost: what finds no room waits at the shard, in order.
-//! - **H15** The lease that shards see never lasts longer than the control thread said last.
+//! - **H15** The lease that shards see never lasts longer than the control thread said last, and a lease of what the node is after an
+//!   eviction is seen with that eviction.
 //!
 //! # Not here
 //! What follows from it.
@@ -36,6 +37,18 @@ pub enum Told {
     },
 }
 
+/// Until when a node lets its shards run.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Lease {
+    pub(crate) evictions: u64,
+    pub(crate) until: Time,
+}
+
+impl Lease {
+    /// That of a node which has none yet.
+    pub(crate) const NONE: Self = Self { evictions: 0, until: Time::ZERO };
+}
+
 type Bell = Box<dyn Fn() + Send + Sync>;
 
 /// What shards and the control thread share.
@@ -43,12 +56,14 @@ pub(crate) struct Telling {
     told: ArrayQueue<Told>,
     bell: OnceLock<Bell>,
     lease: AtomicU64,
+    evictions: AtomicU64,
 }
 
 impl Telling {
     pub(crate) fn new() -> Arc<Self> {
         let told = ArrayQueue::new(TOLD_MAX);
-        Arc::new(Self { told, bell: OnceLock::new(), lease: AtomicU64::new(0) })
+        let (lease, evictions) = (AtomicU64::new(0), AtomicU64::new(0));
+        Arc::new(Self { told, bell: OnceLock::new(), lease, evictions })
     }
 
     /// Tells; gives it back if there is no room (**H14**).
@@ -68,14 +83,21 @@ impl Telling {
         drop(self.bell.set(Box::new(ring)));
     }
 
-    /// Until when shards may run turns and send messages.
-    pub(crate) fn lease(&self) -> Time {
-        // It guards no other memory: a shard that sees it late stops early.
-        Time::from_nanos(self.lease.load(Ordering::Relaxed))
+    /// Until when shards may run turns and send messages, as shards of the node that theirs is after so many evictions.
+    pub(crate) fn lease(&self) -> Lease {
+        // H15: whoever sees a lease sees the evictions before it. One that is seen late ends early.
+        let until = Time::from_nanos(self.lease.load(Ordering::Acquire));
+        Lease { evictions: self.evictions.load(Ordering::Acquire), until }
     }
 
     pub(crate) fn set_lease(&self, until: Time) {
-        self.lease.store(until.as_nanos(), Ordering::Relaxed);
+        self.lease.store(until.as_nanos(), Ordering::Release);
+    }
+
+    /// There is no lease, and what comes is another node's.
+    pub(crate) fn evict(&self) {
+        self.set_lease(Time::ZERO);
+        self.evictions.fetch_add(1, Ordering::Release);
     }
 }
 

@@ -27,7 +27,7 @@ use crate::inlet::{Control, Door, Probe};
 use crate::io::{Endpoint, Outlet, ToIo};
 use crate::park::Parker;
 use crate::ring::{Consumer, Full, Producer};
-use crate::telling::{Telling, Told};
+use crate::telling::{Lease, Telling, Told};
 
 /// Messages taken from one ring before the next one is looked at.
 const RING_BATCH: usize = 32;
@@ -73,7 +73,7 @@ pub(crate) struct Worker {
     pub(crate) received: u64,
     pub(crate) closing: bool,
     /// Until when it may act, if that ends.
-    pub(crate) lease: Option<Time>,
+    pub(crate) lease: Option<Lease>,
     /// What the control thread has no room for yet, in order (H14).
     pub(crate) untold: VecDeque<Told>,
     pub(crate) telling: Arc<Telling>,
@@ -122,7 +122,7 @@ impl Worker {
         let mut busy = self.endpoint.as_mut().is_some_and(|endpoint| endpoint.listen(time));
         busy |= self.receive(time);
         let due = self.shard.deadline().is_some_and(|deadline| deadline <= time);
-        let lapsed = self.lease.is_some_and(|until| until <= time);
+        let lapsed = self.lease.is_some_and(|lease| lease.until <= time);
         let ran = (due || self.shard.is_ready()) && !lapsed;
         if ran {
             self.shard.run(time, RUN_BATCH, &mut self.effects);
@@ -134,10 +134,10 @@ impl Worker {
 
     fn look_at_lease(&mut self) {
         let Some(before) = self.lease else { return };
-        let until = self.telling.lease();
-        if until != before {
-            self.lease = Some(until);
-            self.shard.lease(until);
+        let lease = self.telling.lease();
+        if lease != before {
+            self.lease = Some(lease);
+            self.shard.lease(lease.evictions, lease.until);
         }
     }
 
@@ -201,7 +201,11 @@ impl Worker {
             Control::Outside(inlet) => Event::Outside(inlet),
             Control::Root(task) => Event::Root(task),
             Control::View(ownership) => Event::View(ownership),
-            Control::Evicted => Event::Evicted,
+            Control::Evicted => {
+                // There may be a lease again, which did not count so far.
+                self.lease = self.lease.map(|_| Lease::NONE);
+                Event::Evicted
+            }
             Control::Stop => Event::Stop,
             Control::Close => {
                 self.closing = true;

@@ -44,6 +44,7 @@ impl Core {
         (message, units): (Parsed, u32),
     ) -> Result<(), Violation> {
         let header = message.header;
+        let said;
         {
             let mut remote = self.remote.borrow_mut();
             // A link that is down by now has said its last.
@@ -52,6 +53,7 @@ impl Core {
             if header.from.index() >= link.session.shards() {
                 return Err(Violation::Unexpected("a shard that it has not"));
             }
+            said = link.view_of(header.from);
             let credited = link.session.credited(header.from, header.credit)?;
             if matches!(header.kind, Kind::Call | Kind::Tell) {
                 link.session.consumed(header.from, units)?;
@@ -61,7 +63,7 @@ impl Core {
             }
         }
         match header.kind {
-            Kind::Call | Kind::Tell => self.called(desk, link, frame, message)?,
+            Kind::Call | Kind::Tell => self.called(desk, (link, said), frame, message)?,
             Kind::Reply => self.replied(desk, link, frame, &message),
             Kind::Failed => self.failed(desk, link, frame, &message),
             Kind::Cancel | Kind::Credit => self.noted(link, &header)?,
@@ -80,7 +82,7 @@ impl Core {
     fn called(
         &self,
         desk: &Desk,
-        link: LinkId,
+        (link, said): (LinkId, u64),
         frame: &Frame,
         message: Parsed,
     ) -> Result<(), Violation> {
@@ -98,7 +100,7 @@ impl Core {
         match self.read_call(link, frame, message) {
             Ok(mut request) => {
                 request.head_mut().caller = caller;
-                self.admit(desk, request, true);
+                self.admit(desk, request, said, true);
             }
             Err(kind) => {
                 let error = CallError::refused(kind, chain);

@@ -11,7 +11,7 @@ use super::scenario::Clocks;
 use crate::rng::Rng;
 
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Clock {
+pub(crate) struct Clock {
     skew: u64,
     /// Nanoseconds that pass here while a million pass in truth.
     rate: u64,
@@ -20,20 +20,20 @@ pub(super) struct Clock {
 const MILLION: u128 = 1_000_000;
 
 impl Clock {
-    pub(super) fn draw(clocks: &Clocks, rng: &mut Rng) -> Self {
+    pub(crate) fn draw(clocks: &Clocks, rng: &mut Rng) -> Self {
         let skew = rng.below(clocks.skew_s.max(1) * 1_000_000_000);
         let drift = rng.below(2 * clocks.drift_ppm + 1);
         Self { skew, rate: 1_000_000 - clocks.drift_ppm + drift }
     }
 
     /// What it shows.
-    pub(super) fn shows(&self, truth: Time) -> Time {
+    pub(crate) fn shows(&self, truth: Time) -> Time {
         let passed = u128::from(truth.as_nanos()) * u128::from(self.rate) / MILLION;
         Time::from_nanos(self.skew + u64::try_from(passed).unwrap_or(u64::MAX / 2))
     }
 
     /// When it shows `time`.
-    pub(super) fn when(&self, time: Time) -> Time {
+    pub(crate) fn when(&self, time: Time) -> Time {
         if time == Time::MAX {
             return time;
         }
@@ -43,7 +43,7 @@ impl Clock {
     }
 
     /// How long it takes in truth until `time` has passed here.
-    pub(super) fn lasts(&self, time: Duration) -> Duration {
+    pub(crate) fn lasts(&self, time: Duration) -> Duration {
         let nanos = time.as_nanos() * MILLION / u128::from(self.rate);
         Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
     }

@@ -22,7 +22,7 @@ struct Held {
     expires: Time,
 }
 
-pub(super) struct Coordinator {
+pub(crate) struct Coordinator {
     clock: Clock,
     number: u64,
     bytes: Vec<u8>,
@@ -32,11 +32,11 @@ pub(super) struct Coordinator {
     ended: BTreeSet<NodeId>,
     mutant: Option<Mutant>,
     /// Whether one view was put in place of another of its number.
-    pub(super) replaced: Option<u64>,
+    pub(crate) replaced: Option<u64>,
 }
 
 impl Coordinator {
-    pub(super) fn new(clock: Clock, mutant: Option<Mutant>) -> Self {
+    pub(crate) fn new(clock: Clock, mutant: Option<Mutant>) -> Self {
         Self {
             clock,
             number: 0,
@@ -50,16 +50,16 @@ impl Coordinator {
     }
 
     /// What the view is by now.
-    pub(super) fn view(&self) -> Option<&Arc<View>> {
+    pub(crate) fn view(&self) -> Option<&Arc<View>> {
         self.view.as_ref()
     }
 
-    pub(super) fn number(&self) -> u64 {
+    pub(crate) fn number(&self) -> u64 {
         self.number
     }
 
     /// Whether the lease of `node` lasts, in truth.
-    pub(super) fn lasts(&self, truth: Time, node: NodeId) -> bool {
+    pub(crate) fn lasts(&self, truth: Time, node: NodeId) -> bool {
         let lasts = |lease: &Held| lease.expires > self.clock.shows(truth);
         !self.ended.contains(&node) && self.leases.get(&node).is_some_and(lasts)
     }
@@ -71,7 +71,7 @@ impl Coordinator {
     }
 
     /// Does what it is asked.
-    pub(super) fn ask(&mut self, truth: Time, ask: Ask) -> Answer {
+    pub(crate) fn ask(&mut self, truth: Time, ask: Ask) -> Answer {
         let now = self.clock.shows(truth);
         match ask {
             Ask::Read => {
@@ -131,7 +131,7 @@ impl Coordinator {
 }
 
 /// About how many bytes a question and its answer take.
-pub(super) fn bytes_of(ask: &Ask) -> usize {
+pub(crate) fn bytes_of(ask: &Ask) -> usize {
     match ask {
         Ask::Read => 1,
         Ask::Renew { record, .. } => 16 + record.len(),
@@ -141,7 +141,7 @@ pub(super) fn bytes_of(ask: &Ask) -> usize {
 }
 
 /// The same of an answer.
-pub(super) fn bytes_of_answer(answer: &Answer) -> usize {
+pub(crate) fn bytes_of_answer(answer: &Answer) -> usize {
     match answer {
         Answer::State { view, leases } => {
             let leases: usize = leases.iter().map(|lease| 16 + lease.record.len()).sum();

@@ -13,7 +13,7 @@ use crate::rng::Rng;
 
 /// Something that goes wrong, or that a host is told to do.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) enum Fault {
+pub(crate) enum Fault {
     /// A process ends, and begins again later.
     Crash { host: usize, away: Duration },
     /// A host stands still: process, threads, and all.
@@ -31,7 +31,7 @@ pub(super) enum Fault {
 }
 
 impl Fault {
-    pub(super) fn name(&self) -> &'static str {
+    pub(crate) fn name(&self) -> &'static str {
         match self {
             Self::Crash { .. } => "crash",
             Self::Pause { still, .. } if *still > Duration::from_secs(2) => "long pause",
@@ -66,7 +66,7 @@ impl fmt::Display for Fault {
 type Make = fn(&mut Rng, usize) -> Fault;
 
 /// What goes wrong when, in the order of time.
-pub(super) fn draw(scenario: &Scenario, rng: &mut Rng) -> Vec<(Time, Fault)> {
+pub(crate) fn draw(scenario: &Scenario, rng: &mut Rng) -> Vec<(Time, Fault)> {
     let of = &scenario.faults;
     let makes: [(u64, Make); 8] = [
         (of.crash, crash),

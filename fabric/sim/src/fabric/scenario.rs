@@ -26,36 +26,46 @@ pub struct Scenario {
     /// What it is called.
     pub name: String,
     /// Hosts.
-    pub(super) nodes: usize,
+    pub(crate) nodes: usize,
     /// How long they take to begin, one after another.
     #[serde(default)]
-    pub(super) begin_s: f64,
+    pub(crate) begin_s: f64,
     /// The most shards that one has.
     #[serde(default = "one")]
-    pub(super) shards: u16,
+    pub(crate) shards: u16,
     /// Placement classes beside the default one, each offered by about half of the hosts.
     #[serde(default)]
-    pub(super) classes: Vec<String>,
+    pub(crate) classes: Vec<String>,
     /// Whether hosts weigh differently.
     #[serde(default)]
-    pub(super) weights: bool,
+    pub(crate) weights: bool,
     /// How long things go wrong.
     #[serde(default)]
-    pub(super) faulty_s: f64,
+    pub(crate) faulty_s: f64,
     /// How long it may take after that until all is as it should be.
-    pub(super) calm_s: f64,
+    pub(crate) calm_s: f64,
     #[serde(default)]
-    pub(super) net: Net,
+    pub(crate) net: Net,
     #[serde(default)]
-    pub(super) coordinator: Answers,
+    pub(crate) coordinator: Answers,
     #[serde(default)]
-    pub(super) clocks: Clocks,
+    pub(crate) clocks: Clocks,
     #[serde(default)]
-    pub(super) work: Work,
+    pub(crate) work: Work,
     #[serde(default)]
-    pub(super) faults: Faults,
+    pub(crate) faults: Faults,
     #[serde(default)]
-    pub(super) timeline: Vec<Entry>,
+    pub(crate) timeline: Vec<Entry>,
+    /// Real shards, whose entities call each other; without it shards hold slots and do nothing else.
+    pub(crate) calls: Option<Calls>,
+}
+
+/// What entities do.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Calls {
+    /// Tasks that begin, in the whole fabric, a second, beside those that begin when slots move.
+    pub(crate) tasks_s: f64,
 }
 
 fn one() -> u16 {
@@ -65,12 +75,12 @@ fn one() -> u16 {
 /// The network between hosts. Shares are of 1.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub(super) struct Net {
-    pub(super) delay_ms: f64,
-    pub(super) lost: f64,
-    pub(super) twice: f64,
+pub(crate) struct Net {
+    pub(crate) delay_ms: f64,
+    pub(crate) lost: f64,
+    pub(crate) twice: f64,
     /// Messages that take up to a second longer.
-    pub(super) slow: f64,
+    pub(crate) slow: f64,
 }
 
 impl Default for Net {
@@ -82,12 +92,12 @@ impl Default for Net {
 /// How the coordinator answers.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub(super) struct Answers {
-    pub(super) delay_ms: f64,
+pub(crate) struct Answers {
+    pub(crate) delay_ms: f64,
     /// Answers that take up to twice as long as anybody waits.
-    pub(super) slow: f64,
+    pub(crate) slow: f64,
     /// Questions that are not done, or done, and end without an answer.
-    pub(super) unknown: f64,
+    pub(crate) unknown: f64,
 }
 
 impl Default for Answers {
@@ -99,9 +109,9 @@ impl Default for Answers {
 /// The hosts' clocks.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub(super) struct Clocks {
-    pub(super) skew_s: u64,
-    pub(super) drift_ppm: u64,
+pub(crate) struct Clocks {
+    pub(crate) skew_s: u64,
+    pub(crate) drift_ppm: u64,
 }
 
 impl Default for Clocks {
@@ -113,16 +123,24 @@ impl Default for Clocks {
 /// What shards do.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub(super) struct Work {
+pub(crate) struct Work {
     /// Turns that write, in the whole fabric, a second.
-    pub(super) turns_s: f64,
+    pub(crate) turns_s: f64,
     /// Writes that arrive up to `late_s` later.
-    pub(super) late: f64,
-    pub(super) late_s: f64,
+    pub(crate) late: f64,
+    pub(crate) late_s: f64,
     /// How long it takes to drain slots: as a rule, and for this share of all cases.
-    pub(super) drain_ms: f64,
-    pub(super) drain_slow: f64,
-    pub(super) drain_slow_s: f64,
+    pub(crate) drain_ms: f64,
+    pub(crate) drain_slow: f64,
+    pub(crate) drain_slow_s: f64,
+}
+
+impl Faults {
+    /// Whether calls may be lost by them: whatever is more than leaving in good order.
+    pub(crate) fn loses(&self) -> bool {
+        let others = [self.crash, self.pause, self.split, self.one_way, self.away, self.cut_off];
+        others.into_iter().chain([self.unknown]).any(|count| count > 0)
+    }
 }
 
 impl Default for Work {
@@ -141,38 +159,38 @@ impl Default for Work {
 /// About how many of each there are; each kind is left out of some runs.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub(super) struct Faults {
-    pub(super) crash: u64,
-    pub(super) pause: u64,
-    pub(super) leave: u64,
-    pub(super) split: u64,
-    pub(super) one_way: u64,
-    pub(super) away: u64,
-    pub(super) cut_off: u64,
-    pub(super) unknown: u64,
+pub(crate) struct Faults {
+    pub(crate) crash: u64,
+    pub(crate) pause: u64,
+    pub(crate) leave: u64,
+    pub(crate) split: u64,
+    pub(crate) one_way: u64,
+    pub(crate) away: u64,
+    pub(crate) cut_off: u64,
+    pub(crate) unknown: u64,
 }
 
 /// What happens to some hosts at some time.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Entry {
+pub(crate) struct Entry {
     /// When.
-    pub(super) at_s: f64,
+    pub(crate) at_s: f64,
     /// What.
-    pub(super) what: What,
+    pub(crate) what: What,
     /// To how many of all.
     #[serde(default)]
-    pub(super) share: f64,
+    pub(crate) share: f64,
     /// How soon after it all has to be as it should be.
-    pub(super) within_s: f64,
+    pub(crate) within_s: f64,
     /// How many times as long as it should a slot may be without an owner: a share of slots that nobody serves.
     #[serde(default)]
-    pub(super) about: String,
+    pub(crate) about: String,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum What {
+pub(crate) enum What {
     /// Nothing: it is only looked at.
     Look,
     /// Their processes are gone.
@@ -188,6 +206,8 @@ const BUILT_IN: &[(&str, &str)] = &[
     ("calm", include_str!("../../scenarios/calm.toml")),
     ("rolling", include_str!("../../scenarios/rolling.toml")),
     ("thousand", include_str!("../../scenarios/thousand.toml")),
+    ("shards", include_str!("../../scenarios/shards.toml")),
+    ("handover", include_str!("../../scenarios/handover.toml")),
     ("four_thousand", include_str!("../../scenarios/four_thousand.toml")),
 ];
 
@@ -224,6 +244,21 @@ impl Scenario {
         BUILT_IN.iter().map(|(name, _)| *name)
     }
 
+    /// Whether entities call each other in it.
+    #[must_use]
+    pub fn has_calls(&self) -> bool {
+        self.calls.is_some()
+    }
+
+    pub(crate) fn tasks_s(&self) -> f64 {
+        self.calls.map_or(0.0, |calls| calls.tasks_s)
+    }
+
+    /// When it is over at the latest.
+    pub(crate) fn lasts(&self) -> Duration {
+        secs(self.faulty_s + self.calm_s)
+    }
+
     /// How many hosts it has.
     #[must_use]
     pub fn nodes(&self) -> usize {
@@ -232,11 +267,11 @@ impl Scenario {
 }
 
 /// So many seconds.
-pub(super) fn secs(seconds: f64) -> Duration {
+pub(crate) fn secs(seconds: f64) -> Duration {
     Duration::from_secs_f64(seconds.max(0.0))
 }
 
 /// So many milliseconds.
-pub(super) fn millis(millis: f64) -> Duration {
+pub(crate) fn millis(millis: f64) -> Duration {
     secs(millis / 1_000.0)
 }
