@@ -249,7 +249,7 @@ impl Quick {
         entry.seen = self.number;
         if let Some(before) = &before {
             let all = (1_u64 << entry.shards) - 1;
-            for slot in shown.lost_since(before) {
+            for (slot, _) in shown.lost_since(before) {
                 entry.emptying[usize::from(slot.index)] |= all;
             }
         }
