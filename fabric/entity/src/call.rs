@@ -228,7 +228,11 @@ fn outcome_of<M: Method>(answer: Answer) -> M::Output {
     M::output(match answer {
         Answer::Reply(request) => typed::<M>(request),
         Answer::Failed(error) => Err(error),
-        Answer::Done | Answer::Wall(_) | Answer::Bytes(_) | Answer::Section(_) => Err(malformed()),
+        Answer::Done
+        | Answer::Wall(_)
+        | Answer::Bytes(_)
+        | Answer::Section(_)
+        | Answer::Gone { .. } => Err(malformed()),
     })
 }
 

@@ -23,6 +23,7 @@ use crate::reference::{Pool, Ref, Target};
 use crate::running::detached;
 use crate::sync::{Event, Lock, Queue};
 use crate::syscall::{Answer, Syscall};
+use crate::watch::NodeWatch;
 
 /// Where a method runs: its entity's key, the pool, clock, random numbers, timers.
 pub struct At<T> {
@@ -99,6 +100,14 @@ impl<T: Entity> At<T> {
     #[must_use]
     pub fn fence(&self) -> u64 {
         desk().host().fence(self.cell.id())
+    }
+
+    /// A watch on the nodes of the fabric: it tells of each that is gone from now on, whether it left, died, or could not
+    /// keep its lease. What it had is served by others by then. In a fabric of given nodes (the coordinator `static`)
+    /// none is ever said to be gone.
+    #[must_use]
+    pub fn watch_nodes(&self) -> NodeWatch {
+        NodeWatch::new(desk().host().departed())
     }
 
     /// Random bytes from the operating system, fit for secrets.

@@ -139,6 +139,8 @@ pub trait Host {
     fn random(&self) -> u64;
     /// The epoch of the slot in which the entity runs; 0 where it has none.
     fn fence(&self, of: &EntityId) -> u64;
+    /// How many nodes are gone since this shard began.
+    fn departed(&self) -> u64;
     /// Which shard this is.
     fn shard(&self) -> ShardId;
     /// The callee's cell, if a method of one turn may run on it at once, inside its caller's turn.

@@ -25,6 +25,7 @@ mod script;
 mod sync;
 mod syscall;
 mod tickets;
+mod watch;
 
 pub use ask::{Ask, Interval};
 pub use call::Call;
@@ -44,3 +45,4 @@ pub use script::{Asked, Run, Script};
 pub use sync::{Event, Lock, LockGuard, Queue};
 pub use syscall::{Answer, Syscall};
 pub use tickets::{Remains, Tickets, Waiter};
+pub use watch::NodeWatch;

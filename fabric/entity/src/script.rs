@@ -119,6 +119,10 @@ impl Host for ScriptHost {
         0
     }
 
+    fn departed(&self) -> u64 {
+        0
+    }
+
     fn shard(&self) -> ShardId {
         ShardId::new(0)
     }

@@ -8,7 +8,7 @@
 
 use std::time::Duration;
 
-use epicserver_wire::{CallError, SectionId, Time};
+use epicserver_wire::{CallError, NodeId, SectionId, Time};
 
 use crate::envelope::Request;
 
@@ -85,6 +85,11 @@ pub enum Syscall {
         /// When to give up.
         until: Time,
     },
+    /// Answer once more nodes are gone than so many.
+    Watch {
+        /// How many the asker knows of.
+        seen: u64,
+    },
     /// Collect this activation once nothing of it runs any more.
     Deactivate,
 }
@@ -101,6 +106,13 @@ pub enum Answer {
     Wall(u64),
     /// Random bytes, or the bytes of a value.
     Bytes(Vec<u8>),
+    /// A node is gone.
+    Gone {
+        /// How many are gone with it.
+        number: u64,
+        /// Which node.
+        node: NodeId,
+    },
     /// The section or lock is held now, under this id.
     Section(SectionId),
     /// It failed.

@@ -15,7 +15,8 @@ use crate::stored;
 use crate::types::attributes_called;
 
 /// The options of `#[entity]` on a type.
-pub(crate) const OPTIONS: &[&str] = &["key", "name", "class", "group", "idle", "serde", "crate"];
+pub(crate) const OPTIONS: &[&str] =
+    &["key", "name", "class", "group", "stateless", "idle", "serde", "crate"];
 
 const ENTITY: Attribute = Attribute { name: "entity", options: OPTIONS };
 
@@ -25,6 +26,7 @@ struct Options {
     name: Option<LitStr>,
     class: Option<LitStr>,
     group: Option<Expr>,
+    stateless: Option<Span>,
     idle_ms: Option<u64>,
     serde: Option<Span>,
 }
@@ -37,6 +39,7 @@ impl Options {
             name: None,
             class: None,
             group: None,
+            stateless: None,
             idle_ms: None,
             serde: None,
         };
@@ -51,10 +54,23 @@ impl Options {
             "name" => self.name = Some(text(name, input)?),
             "class" => self.class = Some(text(name, input)?),
             "group" => self.group = Some(value(name, input)?),
+            "stateless" => self.stateless = Some(name.span()),
             "idle" => self.idle_ms = Some(milliseconds(&text(name, input)?)?),
             _serde => self.serde = Some(name.span()),
         }
         Ok(())
+    }
+}
+
+impl Options {
+    /// An entity that is everywhere cannot also be somewhere.
+    fn check(&self) -> Result<()> {
+        let Some(stateless) = self.stateless else { return Ok(()) };
+        if self.class.is_none() && self.group.is_none() {
+            return Ok(());
+        }
+        let text = "a `stateless` entity is on every node and belongs to no place: leave out `class` and `group`, or `stateless`";
+        Err(Error::new(stateless, text))
     }
 }
 
@@ -95,6 +111,7 @@ pub(crate) fn expand(options: TokenStream, item: DeriveInput) -> TokenStream {
     if errors.keep(check(&item)).is_none() {
         return quote!(#item #errors);
     }
+    errors.keep(options.check());
     let serde = serde_derives(options.serde, &options.home, &mut errors);
     let entity_type = entity_type(&item, &options);
     let item = stored::with_derives(item, &options.home, &serde);
@@ -114,14 +131,17 @@ fn check(item: &DeriveInput) -> Result<()> {
 }
 
 fn entity_type(item: &DeriveInput, options: &Options) -> TokenStream {
-    let Options { home, key, name, class, group, idle_ms, .. } = options;
+    let Options { home, key, name, class, group, stateless, idle_ms, .. } = options;
     let ident = &item.ident;
     let cfgs = attributes_called(&item.attrs, &["cfg"]);
     let name =
         name.clone().unwrap_or_else(|| LitStr::new(&ident.unraw().to_string(), ident.span()));
-    let class = class
-        .as_ref()
-        .map(|class| quote!(const CLASS: #home::wire::ClassId = #home::wire::ClassId::of(#class);));
+    let class = match (class, stateless) {
+        (Some(class), _) => Some(quote!(#home::wire::ClassId::of(#class))),
+        (None, Some(_)) => Some(quote!(#home::wire::ClassId::STATELESS)),
+        (None, None) => None,
+    };
+    let class = class.map(|class| quote!(const CLASS: #home::wire::ClassId = #class;));
     let idle = idle_ms.map(|ms| {
         quote! {
             const IDLE: ::core::option::Option<::core::time::Duration> =

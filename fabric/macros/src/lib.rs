@@ -36,6 +36,7 @@ use syn::{Attribute, DeriveInput, Error, Ident, Result, Token, Visibility};
 /// | `key = u64` | the type of its key: integers, `String` (the default), `Uuid`, tuples of them |
 /// | `name = "Player"` | its name on every node and in stores; without it, the name of the type |
 /// | `class = "gpu"` | which nodes may own its entities |
+/// | `stateless` | no node owns its entities: a call runs on its caller's shard, on a copy of that shard's own. For what has nothing to keep: a gateway, a computation. It is never saved, and its copies know nothing of each other |
 /// | `group = \|key: &(u32, u64)\| key.0` | entities of one group live on one shard |
 /// | `idle = "10m"` | how long an activation stays in memory without calls |
 /// | `serde` | `Serialize` and `Deserialize` too |

@@ -13,6 +13,7 @@ use epicserver_proto::wheel::Wheel;
 use epicserver_proto::{Activations, Waiting};
 use epicserver_wire::{Born, CallError, Path, ShardId, Time, Token, limits};
 
+use crate::departures::Departures;
 use crate::named::Named;
 use crate::realm::{Realm, Traffic};
 use crate::remote::{Posted, Remote};
@@ -88,6 +89,7 @@ pub(crate) struct Core {
     pub(crate) wakers: RefCell<Wakers>,
     pub(crate) ready: RefCell<VecDeque<Ready>>,
     pub(crate) named: RefCell<Named>,
+    pub(crate) departures: RefCell<Departures>,
     pub(crate) timers: RefCell<Wheel<Timer>>,
     pub(crate) fired: RefCell<Vec<Timer>>,
     pub(crate) notes: RefCell<Vec<Note>>,
@@ -142,6 +144,7 @@ impl Core {
             wakers: RefCell::new(Wakers::new(config.wakes.clone())),
             ready: RefCell::default(),
             named: RefCell::default(),
+            departures: RefCell::default(),
             timers: RefCell::new(Wheel::new(limits::TIMERS_MAX)),
             fired: RefCell::default(),
             notes: RefCell::default(),

@@ -38,6 +38,10 @@ impl Host for Core {
         drained.or_else(served).map_or(0, |Epoch(epoch)| epoch)
     }
 
+    fn departed(&self) -> u64 {
+        self.departures.borrow().count()
+    }
+
     fn shard(&self) -> ShardId {
         self.config.shard
     }
@@ -141,6 +145,7 @@ impl Host for Core {
                 self.want(desk, turn.id.index(), token, Some(name));
             }
             (Syscall::Release { section }, _) => self.release(desk, section),
+            (Syscall::Watch { seen }, Some(token)) => self.watch(desk, seen, token),
             (Syscall::Deactivate, _) => self.leaves(turn.place.index()),
             (syscall, token) => self.named_syscall(desk, turn.place.index(), token, syscall),
         }

@@ -18,6 +18,7 @@ mod calls;
 mod collect;
 mod config;
 mod core;
+mod departures;
 mod empty;
 mod holds;
 mod host;

@@ -469,7 +469,12 @@ impl Core {
         let outcome = match answer {
             Answer::Reply(request) => Outcome::Reply(request),
             Answer::Failed(error) => Outcome::Failed(error),
-            Answer::Done | Answer::Wall(_) | Answer::Bytes(_) | Answer::Section(_) | _ => {
+            Answer::Done
+            | Answer::Wall(_)
+            | Answer::Bytes(_)
+            | Answer::Section(_)
+            | Answer::Gone { .. }
+            | _ => {
                 unreachable!("N1: a call is answered by a reply or an error")
             }
         };

@@ -73,6 +73,9 @@ impl Core {
         self.again(desk);
         self.answer_flushes(desk);
         self.trim();
+        if let Some(before) = &before {
+            self.depart(desk, before, &now);
+        }
     }
 
     /// Links over which something has been undecided since views that are forgotten.

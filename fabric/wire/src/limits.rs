@@ -40,6 +40,8 @@ pub const POOL_MAX: usize = 1024;
 pub const SYNC_NAMES_MAX: usize = 256;
 /// Values that one in-entity queue holds.
 pub const QUEUE_MAX: usize = 65_536;
+/// Nodes that are gone of which a shard still tells those who watch.
+pub const DEPARTURES_MAX: usize = 1024;
 /// Random bytes that one syscall may ask for.
 pub const RANDOM_BYTES_MAX: usize = 4096;
 /// Longest message between two nodes, in bytes, header and padding included: an argument of 64 MiB

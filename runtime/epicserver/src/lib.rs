@@ -60,7 +60,9 @@ pub use epicserver_shard::StartError;
 pub use epicserver_shard::idle::Mode as IdleMode;
 pub use epicserver_wire::uuid::Uuid;
 pub use epicserver_wire::view::View;
-pub use epicserver_wire::{CallError, ChainId, EntityId, ErrorKind, Progress, Ran, Time, limits};
+pub use epicserver_wire::{
+    CallError, ChainId, EntityId, ErrorKind, NodeId, Progress, Ran, Time, limits,
+};
 pub use fabric::FabricError;
 pub use node::{Builder, Node, NodeError};
 

@@ -29,14 +29,34 @@ impl Spot {
     /// Which thread runs this, and how often it was asked.
     pub fn here(&mut self) -> (u64, u32) {
         self.calls += 1;
-        let mut hasher = DefaultHasher::new();
-        std::thread::current().id().hash(&mut hasher);
-        (hasher.finish(), self.calls)
+        (this_thread(), self.calls)
     }
 
     pub fn echo(&self, bytes: Vec<u8>) -> Vec<u8> {
         bytes
     }
+}
+
+/// What has nothing to keep.
+#[entity(key = u64, stateless)]
+#[derive(Default)]
+struct Gateway {
+    calls: u32,
+}
+
+#[entity]
+impl Gateway {
+    /// Which thread runs this, and the fence that there is none of.
+    pub fn here(&mut self, at: At<Self>) -> (u64, u64) {
+        self.calls += 1;
+        (this_thread(), at.fence())
+    }
+}
+
+fn this_thread() -> u64 {
+    let mut hasher = DefaultHasher::new();
+    std::thread::current().id().hash(&mut hasher);
+    hasher.finish()
 }
 
 fn config(run_dir: &Path, nodes: u32) -> Config {
@@ -55,7 +75,7 @@ fn nodes(config: &Config) -> Vec<Node> {
     for _ in 0..config.fabric.nodes {
         let (config, give) = (config.clone(), give.clone());
         std::thread::spawn(move || {
-            let builder = Node::builder().entity::<Spot>().entity::<Gate>();
+            let builder = Node::builder().entity::<Spot>().entity::<Gateway>().entity::<Gate>();
             drop(give.send(builder.config(&config).pin(false).start()));
         });
     }
@@ -202,5 +222,25 @@ fn a_call_under_way_to_a_node_that_goes_does_not_claim_that_it_did_not_run() {
             assert_ne!(error.kind(), ErrorKind::Deadline, "{error}");
         }
         assert!(here.stop());
+    });
+}
+
+#[test]
+fn stateless_entities_run_where_they_are_called_on_every_node() {
+    within(|| {
+        let dir = RunDir::new();
+        let nodes = nodes(&config(dir.path(), 2));
+        for node in &nodes {
+            let ran = node.run(async |pool: Pool| {
+                let mut ran = Vec::new();
+                for key in 0..64 {
+                    ran.push((pool.get::<Gateway>(key).here().await?, this_thread()));
+                }
+                Ok::<_, CallError>(ran)
+            });
+            let ran = ran.unwrap().unwrap();
+            assert!(ran.iter().all(|((thread, fence), caller)| thread == caller && *fence == 0));
+        }
+        nodes.into_iter().for_each(|node| assert!(node.stop()));
     });
 }

@@ -39,6 +39,14 @@ impl Desk {
         cx.event("never").wait().await
     }
 
+    /// Waits until a node is gone.
+    pub async fn lookout(cx: Cx<Self>) -> Result<u64> {
+        let mut watch = cx.watch_nodes();
+        cx.with(|desk| desk.waiting += 1);
+        cx.event("waits").set();
+        watch.next().await.map(|node| node.as_u64())
+    }
+
     /// Waits until somebody waits.
     pub async fn is_waited_at(cx: Cx<Self>) -> Result<()> {
         cx.event("waits").wait().await
@@ -134,6 +142,26 @@ fn calls_to_a_killed_process_end_at_once_and_its_entities_go_on_elsewhere() {
         assert_eq!((error.kind(), error.ran()), (ErrorKind::NodeLost, Ran::Unknown));
         let here = std::process::id();
         assert_eq!(desks_of(&client, here).len() as u64, ENTITIES);
+        assert!(node.stop());
+    });
+}
+
+#[test]
+fn whoever_watches_the_nodes_is_told_of_one_that_was_killed() {
+    within(|| {
+        let dir = RunDir::new();
+        let mut other = Other::start(dir.path());
+        let node = node(dir.path());
+        other.serves();
+        let client = node.client();
+        let here = desks_of(&client, std::process::id());
+        let key = *here.first().unwrap_or_else(|| panic!("this process has no entity"));
+        let caller = node.client();
+        let watching =
+            std::thread::spawn(move || caller.block_on(caller.get::<Desk>(key).lookout()));
+        client.block_on(client.get::<Desk>(key).is_waited_at()).unwrap();
+        other.kill();
+        assert_ne!(watching.join().unwrap().unwrap(), 0);
         assert!(node.stop());
     });
 }
