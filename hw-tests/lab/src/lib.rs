@@ -11,6 +11,7 @@
 //! # Not here
 //! What is tested: each area of `hw-tests` is a program of its own.
 
+pub mod build;
 mod job;
 mod kernel;
 mod lab;

@@ -101,7 +101,7 @@ impl Machine {
         if ended.status == 0 {
             return Ok(ended.stdout);
         }
-        let (name, status, text) = (self.name(), ended.status, ended.text());
+        let (name, status, text) = (self.name(), ended.status, last_lines(&ended.text()));
         Err(Error::Wrong(format!("on {name}, ended with {status}: {script}\n{text}")))
     }
 
@@ -109,6 +109,13 @@ impl Machine {
     pub fn kill(self) {
         drop(self);
     }
+}
+
+/// As much as people read; all of it lies in the machine's folder.
+fn last_lines(text: &str) -> String {
+    const LINES: usize = 80;
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(LINES)..].join("\n")
 }
 
 impl Host {

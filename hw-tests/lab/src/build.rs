@@ -1,0 +1,45 @@
+//! What machines run: programs of this workspace, built here with optimisation, since emulation is slow enough.
+//!
+//! # Not here
+//! Programs that need more than Rust and a C compiler: their areas build those.
+
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use crate::report::say;
+use crate::{Error, Result};
+
+/// Builds what the words of a `cargo` command say, such as `build --release -p epicserver-bench` or
+/// `test --release --no-run -p epicserver-tipc`, and gives the programs, each with its target's name.
+///
+/// # Errors
+/// When it does not build; what the compiler said has been printed.
+pub fn programs(words: &str) -> Result<Vec<(String, PathBuf)>> {
+    say(&format!("+ cargo {words}"));
+    let mut command = Command::new("cargo");
+    command.args(words.split_whitespace()).arg("--message-format=json-render-diagnostics");
+    let ran = command.stdin(Stdio::null()).stderr(Stdio::inherit()).output();
+    let ran = ran.map_err(|why| Error::Host { what: "run cargo".to_owned(), why })?;
+    if !ran.status.success() {
+        return Err(Error::Wrong(format!("cargo {words} failed")));
+    }
+    let messages = String::from_utf8_lossy(&ran.stdout);
+    let messages = messages.lines().filter_map(|line| serde_json::from_str(line).ok());
+    Ok(messages.filter_map(|message: serde_json::Value| program(&message)).collect())
+}
+
+/// The one program of that name.
+///
+/// # Errors
+/// When there is none.
+pub fn named(programs: &[(String, PathBuf)], name: &str) -> Result<PathBuf> {
+    let found = programs.iter().find(|(known, _)| known == name);
+    let lacks = || Error::Wrong(format!("nothing that was built is called {name}"));
+    found.map(|(_, path)| path.clone()).ok_or_else(lacks)
+}
+
+fn program(message: &serde_json::Value) -> Option<(String, PathBuf)> {
+    let path = message.get("executable")?.as_str()?;
+    let name = message.get("target")?.get("name")?.as_str()?;
+    Some((name.to_owned(), PathBuf::from(path)))
+}
