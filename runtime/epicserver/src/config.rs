@@ -148,6 +148,8 @@ pub struct NetworkConfig {
     pub driver: Option<DriverKind>,
     /// The certificates of TLS; no TLS if absent. All nodes of a fabric have them, or none.
     pub tls: Option<TlsConfig>,
+    /// How TIPC is used, where it is the transport.
+    pub tipc: TipcConfig,
     /// Arguments and replies above so many bytes go beside the stream of small messages, so that
     /// these do not wait for them. [`BULK_BYTES_MIN`] to [`BULK_BYTES_MAX`], 64 KiB unless set.
     #[serde(deserialize_with = "units::bytes::<BULK_BYTES_MIN, BULK_BYTES_MAX, _>")]
@@ -171,6 +173,7 @@ impl Default for NetworkConfig {
             io: None,
             driver: None,
             tls: None,
+            tipc: TipcConfig::default(),
             bulk_bytes: 64 << 10,
             window_bytes: 8 << 20,
             window_messages: 1024,
@@ -190,6 +193,8 @@ pub enum Transport {
     Tcp,
     /// Shared memory alone: nodes of other hosts are not reached.
     Shm,
+    /// TIPC, to processes of the same host too. Nodes of all machines that it connects find each other.
+    Tipc,
 }
 
 /// Which threads drive the transports.
@@ -228,6 +233,31 @@ pub struct TlsConfig {
     pub cert: PathBuf,
     /// The private key of `cert`, in PEM; refused if everybody may read it.
     pub key: PathBuf,
+}
+
+/// `[network.tipc]`: the use of TIPC. Its encryption is the kernel's, and set up for the whole machine.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct TipcConfig {
+    /// How much messages count where a machine has more to send than its links take; [`Importance::Medium`] unless set.
+    pub importance: Importance,
+}
+
+/// How much messages over TIPC count: what is more important may queue longer, and is refused later.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum Importance {
+    /// As those of any program that asks for nothing.
+    Low,
+    /// More than that.
+    #[default]
+    Medium,
+    /// Before most.
+    High,
+    /// Before all.
+    Critical,
 }
 
 /// `[runtime]`: the use of the machine.

@@ -15,6 +15,7 @@
 
 mod dials;
 mod key;
+mod services;
 mod ways;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -37,6 +38,7 @@ use epicserver_wire::header::Credit;
 use crate::config::{Config, DriverKind, IoThreads};
 use crate::discovery::{Discovery, DiscoveryError};
 use dials::{Dials, REDIAL};
+use services::Services;
 use ways::Ways;
 
 /// How long a member may be unreachable before it is none any more.
@@ -74,6 +76,9 @@ pub enum FabricError {
         /// Why it cannot be.
         source: std::io::Error,
     },
+    /// Nodes of other machines cannot be found by TIPC.
+    #[error("cannot use TIPC: {0}")]
+    Tipc(#[source] std::io::Error),
     /// The control thread cannot be started.
     #[error("cannot start the control thread")]
     Thread(#[source] std::io::Error),
@@ -83,6 +88,7 @@ pub enum FabricError {
 pub(crate) struct Joining {
     node: NodeId,
     discovery: Discovery,
+    services: Option<Services>,
     seeds: Vec<Address>,
     wanted: usize,
     ways: Ways,
@@ -123,12 +129,14 @@ impl Joining {
             }),
             identity,
             bulk_bytes: usize::try_from(config.network.bulk_bytes).unwrap_or(usize::MAX),
-            transports: ways::transports(config, discovery.path())?,
+            transports: ways::transports(config, node, discovery.path())?,
         };
+        let service = ways::service(config, node);
+        let services = service.map(Services::watch).transpose().map_err(FabricError::Tipc)?;
         let wanted = usize::try_from(config.fabric.nodes).unwrap_or(usize::MAX);
         let seeds = config.network.seeds.clone();
         let ways = Ways::new(config);
-        Ok((Self { node, discovery, seeds, wanted, ways }, options))
+        Ok((Self { node, discovery, services, seeds, wanted, ways }, options))
     }
 
     /// What tells this node's chains apart from those of others.
@@ -278,6 +286,7 @@ impl Control {
                 self.agree(gate);
             }
             changed = self.joining.discovery.changed(TICK);
+            changed |= self.joining.services.as_mut().is_some_and(Services::changed);
         }
     }
 
@@ -302,12 +311,18 @@ impl Control {
     fn note(&mut self, report: Report) {
         match report {
             Report::Listening(addresses) => {
+                if let Some(services) = &mut self.joining.services {
+                    services.listening(&addresses);
+                }
                 self.publish(addresses);
                 self.listening = true;
             }
             Report::Up { node, shards, dialled } => {
                 tracing::info!(%node, shards, "linked");
                 if let Some(address) = dialled {
+                    if let Some(services) = &mut self.joining.services {
+                        services.reached(&address, node);
+                    }
                     self.dials.end(address, Instant::now());
                 }
                 self.links.insert(node, Seen::Linked);
@@ -342,10 +357,13 @@ impl Control {
             .filter(|found| !matches!(self.links.get(&found.node), Some(Seen::Linked)))
             .filter_map(|found| self.joining.ways.best(&found.addresses, now))
             .collect();
+        let is_linked = |node| matches!(self.links.get(&node), Some(Seen::Linked));
+        let services = self.joining.services.as_mut();
+        let elsewhere = services.map(|services| services.unreached(is_linked)).unwrap_or_default();
         let seeds = self.joining.seeds.clone();
         let lonely = self.links.len() + 1 < self.joining.wanted;
         let wanted: Vec<Address> =
-            here.into_iter().chain(seeds.into_iter().filter(|_| lonely)).collect();
+            here.into_iter().chain(elsewhere).chain(seeds.into_iter().filter(|_| lonely)).collect();
         self.missing = (!wanted.is_empty()).then_some(now);
         for address in wanted {
             self.dial(address, now);

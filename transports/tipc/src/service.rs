@@ -58,6 +58,12 @@ impl Service {
         Address::new(SCHEME, &format!("{}:{}", self.kind, self.instance))
     }
 
+    /// The service at `address`; `None` if it is no address of TIPC.
+    #[must_use]
+    pub fn of_address(address: &Address) -> Option<Self> {
+        Self::parse(address).ok()
+    }
+
     /// The service at `address`; why it is none, otherwise.
     pub(crate) fn parse(address: &Address) -> Result<Self, &'static str> {
         if address.scheme() != SCHEME {

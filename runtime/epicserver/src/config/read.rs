@@ -20,7 +20,7 @@ use toml::de::{DeTable, DeValue, ValueDeserializer};
 use super::problem::nearest;
 use super::{
     Config, ConfigError, FILE, FILE_BYTES_MAX, FILE_VARIABLE, FabricConfig, Key, NetworkConfig,
-    NodeConfig, Place, Problem, RuntimeConfig, TlsConfig,
+    NodeConfig, Place, Problem, RuntimeConfig, TipcConfig, TlsConfig,
 };
 use fields::fields_of;
 
@@ -39,6 +39,7 @@ const SECTIONS: &[Section] = &[
     Section::of::<NodeConfig>("node"),
     Section::of::<NetworkConfig>("network"),
     Section::of::<TlsConfig>("network.tls"),
+    Section::of::<TipcConfig>("network.tipc"),
     Section::of::<RuntimeConfig>("runtime"),
 ];
 

@@ -18,6 +18,8 @@ use epicserver_link::{Address, Io, Refused, Transport};
 use epicserver_shard::MakeTransports;
 use epicserver_shm::Shm;
 use epicserver_tcp::Tcp;
+use epicserver_tipc::{Service, Tipc};
+use epicserver_wire::NodeId;
 
 use super::FabricError;
 use crate::config::{self, Config};
@@ -38,6 +40,7 @@ impl Ways {
             config::Transport::Auto => vec![epicserver_shm::SCHEME, epicserver_tcp::SCHEME],
             config::Transport::Shm => vec![epicserver_shm::SCHEME],
             config::Transport::Tcp => vec![epicserver_tcp::SCHEME],
+            config::Transport::Tipc => vec![epicserver_tipc::SCHEME],
         };
         Self { schemes, failed: BTreeMap::new() }
     }
@@ -57,8 +60,18 @@ impl Ways {
     }
 }
 
+/// The service of `node` in TIPC, if `config` wants one.
+pub(super) fn service(config: &Config, node: NodeId) -> Option<Service> {
+    let wanted = config.network.transport == config::Transport::Tipc;
+    wanted.then(|| Service::of(config.fabric.name.as_str(), node))
+}
+
 /// Makes the transports that `config` asks for; `dir` is where the nodes of this host meet.
-pub(super) fn transports(config: &Config, dir: &Path) -> Result<MakeTransports, FabricError> {
+pub(super) fn transports(
+    config: &Config,
+    node: NodeId,
+    dir: &Path,
+) -> Result<MakeTransports, FabricError> {
     let tls = config.network.tls.as_ref();
     let tls = tls.map(|tls| epicserver_tcp::Tls::load(&tls.ca, &tls.cert, &tls.key)).transpose()?;
     let addresses = match &config.network.interface {
@@ -67,9 +80,19 @@ pub(super) fn transports(config: &Config, dir: &Path) -> Result<MakeTransports, 
     };
     let (tcp, dir) = (epicserver_tcp::Config { addresses, tls }, dir.to_owned());
     let transport = config.network.transport;
+    let tipc = epicserver_tipc::Config {
+        service: Service::of(config.fabric.name.as_str(), node),
+        importance: match config.network.tipc.importance {
+            config::Importance::Low => epicserver_tipc::Importance::Low,
+            config::Importance::Medium => epicserver_tipc::Importance::Medium,
+            config::Importance::High => epicserver_tipc::Importance::High,
+            config::Importance::Critical => epicserver_tipc::Importance::Critical,
+        },
+    };
     Ok(Box::new(move |io: &mut Io<'_>| match transport {
         config::Transport::Tcp => Ok(vec![listen_tcp(0, tcp, io)?]),
         config::Transport::Shm => Ok(vec![listen_shm(0, &dir, io)?]),
+        config::Transport::Tipc => Ok(vec![Box::new(Tipc::listen(Owner(0), tipc, io)?)]),
         config::Transport::Auto => match listen_shm(0, &dir, io) {
             Ok(shm) => Ok(vec![shm, listen_tcp(1, tcp, io)?]),
             Err(error) => {
