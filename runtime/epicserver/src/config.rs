@@ -197,6 +197,19 @@ pub enum Transport {
     Tipc,
 }
 
+impl Transport {
+    /// Its name in a configuration.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Tcp => "tcp",
+            Self::Shm => "shm",
+            Self::Tipc => "tipc",
+        }
+    }
+}
+
 /// Which threads drive the transports.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
 #[serde(rename_all = "lowercase")]

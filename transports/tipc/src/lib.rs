@@ -19,5 +19,5 @@ mod transport;
 
 pub use raw::{Importance, own_node};
 pub use service::Service;
-pub use topology::{SERVICES_MAX, Topology, neighbours};
+pub use topology::{SERVICES_MAX, Topology, neighbours, probe};
 pub use transport::{Config, LINKS_MAX, SCHEME, Tipc};

@@ -24,6 +24,9 @@ use crate::{Service, raw};
 /// Services of one type that are known at a time.
 pub const SERVICES_MAX: usize = 4096;
 
+/// Instances that are tried until one is free.
+const INSTANCES_TRIED_MAX: usize = 16;
+
 const SUBSCRIPTION_BYTES: usize = 28;
 const EVENT_BYTES: usize = 48;
 /// `TIPC_SUB_PORTS`: tell of each socket.
@@ -122,9 +125,30 @@ fn note(bound: &mut BTreeMap<u32, u32>, event: Event) {
 }
 
 /// Whether a socket is bound to `service` already.
-pub(crate) fn is_bound(service: Service) -> io::Result<bool> {
+fn is_bound(service: Service) -> io::Result<bool> {
     let (kind, instance) = (service.kind(), service.instance());
     Ok(!ask([kind, instance, instance])?.is_empty())
+}
+
+/// Binds a socket to `service`, or to the next instance that is free, and has the kernel find it there.
+///
+/// # Errors
+/// What the kernel said; that it was not found.
+pub fn probe(service: Service) -> io::Result<()> {
+    let service = free_from(service)?;
+    let _bound = raw::listen(service)?;
+    if is_bound(service)? { Ok(()) } else { Err(io::ErrorKind::NotFound.into()) }
+}
+
+/// The first service from `service` on to which nobody is bound.
+pub(crate) fn free_from(mut service: Service) -> io::Result<Service> {
+    for _ in 0..INSTANCES_TRIED_MAX {
+        if !is_bound(service)? {
+            return Ok(service);
+        }
+        service = service.next();
+    }
+    Err(io::ErrorKind::AddrInUse.into())
 }
 
 /// The other machines that TIPC connects this one to, by their addresses.

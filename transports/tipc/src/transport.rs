@@ -35,8 +35,6 @@ const SLOTS_MAX: usize = 256;
 const DIAL: Duration = Duration::from_secs(5);
 /// How long a link that is closed may take to send what was submitted.
 const LINGER: Duration = Duration::from_millis(500);
-/// Instances that are tried until one is free.
-const INSTANCES_TRIED_MAX: usize = 16;
 
 // C2: what a slot holds goes in one packet.
 const _: () = assert!(SLOT_BYTES <= PACKET_BYTES_MAX);
@@ -88,7 +86,7 @@ impl Tipc {
         if raw::own_node().map_err(refused("socket"))?.is_none() {
             return Err(refused("listen")(no_address()));
         }
-        let service = free_from(config.service).map_err(refused("listen"))?;
+        let service = topology::free_from(config.service).map_err(refused("listen"))?;
         let socket = raw::listen(service).map_err(refused("listen"))?;
         io.driver.listen(owner, socket).map_err(refused("accept"))?;
         if topology::neighbours().is_ok_and(|machines| machines.is_empty()) {
@@ -296,17 +294,6 @@ fn no_address() -> io::Error {
     let what = "TIPC has given this machine no address, so no other would find it; \
                 `tipc bearer enable media eth device IFACE` brings it one within a second";
     io::Error::new(io::ErrorKind::AddrNotAvailable, what)
-}
-
-/// The first service from `service` on to which nobody is bound.
-fn free_from(mut service: Service) -> io::Result<Service> {
-    for _ in 0..INSTANCES_TRIED_MAX {
-        if !topology::is_bound(service)? {
-            return Ok(service);
-        }
-        service = service.next();
-    }
-    Err(io::ErrorKind::AddrInUse.into())
 }
 
 /// Whether a connection fails so when the peer closes it, or its process or machine ends.
