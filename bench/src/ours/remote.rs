@@ -41,11 +41,20 @@ const BULK: usize = 64 << 20;
 /// How many times as long a round of `p99` is: several such arguments should arrive in it.
 const P99_ROUND: u32 = 5;
 
+/// Exists once the kernel has loaded TIPC.
+const TIPC_LOADED: &str = "/proc/sys/net/tipc";
+
 /// What the two nodes talk over.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Link {
     Tcp,
     Shm,
+    Tipc,
+}
+
+impl Link {
+    const ALL: [(&'static str, Self); 3] =
+        [("tcp", Self::Tcp), ("shm", Self::Shm), ("tipc", Self::Tipc)];
 }
 
 /// How the two nodes are set up.
@@ -58,10 +67,8 @@ pub(crate) struct Setting {
 impl Setting {
     /// As words on a peer's command line.
     fn words(self) -> [&'static str; 2] {
-        let link = match self.link {
-            Link::Tcp => "tcp",
-            Link::Shm => "shm",
-        };
+        let known = Link::ALL.iter().find(|(_, link)| *link == self.link);
+        let link = known.map_or("", |(name, _)| name);
         let idle = match self.idle {
             IdleMode::Latency => "latency",
             IdleMode::Balanced => "balanced",
@@ -72,9 +79,9 @@ impl Setting {
 
     fn of_words(link: &str, idle: &str) -> Option<Self> {
         let idles = [IdleMode::Latency, IdleMode::Balanced, IdleMode::Power];
-        let all = idles.into_iter().flat_map(|idle| {
-            [Link::Tcp, Link::Shm].into_iter().map(move |link| Self { link, idle })
-        });
+        let all = idles
+            .into_iter()
+            .flat_map(|idle| Link::ALL.into_iter().map(move |(_, link)| Self { link, idle }));
         all.into_iter().find(|setting| setting.words() == [link, idle])
     }
 
@@ -86,6 +93,7 @@ impl Setting {
         config.network.transport = match self.link {
             Link::Tcp => Transport::Tcp,
             Link::Shm => Transport::Shm,
+            Link::Tipc => Transport::Tipc,
         };
         config.network.io = config.network.io.or(Some(IoThreads::Fused));
         config.runtime.idle = self.idle;
@@ -156,6 +164,10 @@ fn between_two_nodes(
     setting: Setting,
     task: impl AsyncFnOnce(There) -> Result<Sample, Failure> + Send + 'static,
 ) -> Result<Sample, Failure> {
+    if setting.link == Link::Tipc && !Path::new(TIPC_LOADED).exists() {
+        let why = "no TIPC here; `hw-tests/run tipc` runs this where it is".to_owned();
+        return Err(Skipped(why).into());
+    }
     let folder = Folder::new();
     let path = folder.0.to_str().ok_or("the folder for temporary files has a strange name")?;
     let [link, idle] = setting.words();
@@ -163,8 +175,9 @@ fn between_two_nodes(
     let node = setting.start(&folder.0)?;
     match (setting.link, has_tcp_connection()?) {
         (Link::Shm, true) => return Err(Skipped("the link runs over tcp".to_owned()).into()),
+        (Link::Tipc, true) => return Err("the link runs over tcp".into()),
         (Link::Tcp, false) => return Err("the link does not run over tcp".into()),
-        (Link::Tcp, true) | (Link::Shm, false) => {}
+        (Link::Tcp, true) | (Link::Shm | Link::Tipc, false) => {}
     }
     let sample = node.run(async move |pool| task(There::find(&pool).await?).await)??;
     if !node.stop() {

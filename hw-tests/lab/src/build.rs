@@ -3,9 +3,10 @@
 //! # Not here
 //! Programs that need more than Rust and a C compiler: their areas build those.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use crate::lab::base;
 use crate::report::say;
 use crate::{Error, Result};
 
@@ -26,6 +27,21 @@ pub fn programs(words: &str) -> Result<Vec<(String, PathBuf)>> {
     let messages = String::from_utf8_lossy(&ran.stdout);
     let messages = messages.lines().filter_map(|line| serde_json::from_str(line).ok());
     Ok(messages.filter_map(|message: serde_json::Value| program(&message)).collect())
+}
+
+/// Builds a program of one file of C, and says where it is.
+///
+/// # Errors
+/// When there is no compiler, or it refuses.
+pub fn c(source: &Path) -> Result<PathBuf> {
+    let program = base()?.join(source.file_stem().unwrap_or_default());
+    say(&format!("+ cc {}", source.display()));
+    let mut command = Command::new("cc");
+    command.args(["-O2", "-Wall", "-Wextra", "-Werror", "-o"]).arg(&program).arg(source);
+    let status = command.stdin(Stdio::null()).status();
+    let status = status.map_err(|why| Error::Host { what: "run cc".to_owned(), why })?;
+    let refused = || Error::Wrong(format!("{} does not build", source.display()));
+    status.success().then_some(program).ok_or_else(refused)
 }
 
 /// The one program of that name.

@@ -4,7 +4,7 @@
 //! How a script is started: `vm` for machines under QEMU, `machine` for the host.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
@@ -12,6 +12,11 @@ use crate::{Error, Result};
 
 /// How often a running job's output is looked at by who waits for a text in it.
 const LOOK: Duration = Duration::from_millis(50);
+
+/// Lines of a failed script that are shown.
+const LINES_SHOWN: usize = 80;
+/// Lines of a kernel that are shown when it is gone.
+const LINES_OF_CONSOLE: usize = 25;
 
 /// What a script printed and how it ended.
 #[derive(Debug, Clone)]
@@ -31,8 +36,9 @@ impl Output {
     }
 }
 
-/// A script under way. Dropping it lets it run on until its machine ends; what it started ends with it.
+/// A script under way. It ends when it is dropped, with all that it started.
 #[derive(Debug)]
+#[must_use = "it ends when it is dropped"]
 pub struct Job {
     pub(crate) machine: String,
     pub(crate) script: String,
@@ -102,11 +108,22 @@ impl Job {
         match self.ended.recv_timeout(limit) {
             Ok(status) => Ok(self.output(status)),
             Err(RecvTimeoutError::Disconnected) => Err(self.gone()),
-            Err(RecvTimeoutError::Timeout) => {
-                self.kill();
-                Err(self.late("its end", limit))
-            }
+            Err(RecvTimeoutError::Timeout) => Err(self.late("its end", limit)),
         }
+    }
+
+    /// Waits for its end, which must be a success, and gives what it printed.
+    ///
+    /// # Errors
+    /// When it fails, with the last lines that it printed; else as [`wait`](Self::wait).
+    pub fn succeed(self, limit: Duration) -> Result<String> {
+        let (machine, script) = (self.machine.clone(), self.script.clone());
+        let ended = self.wait(limit)?;
+        if ended.status == 0 {
+            return Ok(ended.stdout);
+        }
+        let (status, text) = (ended.status, last_lines(&ended.text(), LINES_SHOWN));
+        Err(Error::Wrong(format!("on {machine}, ended with {status}: {script}\n{text}")))
     }
 
     /// Ends it and all that it started, at once.
@@ -128,7 +145,7 @@ impl Job {
             machine: self.machine.clone(),
             limit_s: limit.as_secs(),
             what: format!("{what}, of: {}", self.script),
-            output: format!("{}{}", self.stdout(), self.stderr()),
+            output: last_lines(&format!("{}{}", self.stdout(), self.stderr()), LINES_SHOWN),
         }
     }
 
@@ -137,12 +154,21 @@ impl Job {
     }
 }
 
+impl Drop for Job {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
 /// The error for a machine that ended, with the last words of its kernel.
-pub(crate) fn gone(machine: &str, console: &std::path::Path) -> Error {
-    const LINES: usize = 25;
+pub(crate) fn gone(machine: &str, console: &Path) -> Error {
     let bytes = fs::read(console).unwrap_or_default();
-    let text = String::from_utf8_lossy(&bytes);
+    let console = last_lines(&String::from_utf8_lossy(&bytes), LINES_OF_CONSOLE);
+    Error::Gone { machine: machine.to_owned(), console }
+}
+
+/// As much as people read; all of it lies in the machine's folder.
+fn last_lines(text: &str, most: usize) -> String {
     let lines: Vec<&str> = text.lines().collect();
-    let from = lines.len().saturating_sub(LINES);
-    Error::Gone { machine: machine.to_owned(), console: lines[from..].join("\n") }
+    lines.get(lines.len().saturating_sub(most)..).unwrap_or_default().join("\n")
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::kernel::Kernel;
 use crate::machine::Machine;
 use crate::report::say;
-use crate::vm::{Accel, Plug, Vm};
+use crate::vm::{Accel, Plug, Vm, Wire};
 use crate::{Error, Result, Tried};
 
 /// A boot takes 6-10 s here under emulation, twice that beside another.
@@ -15,6 +15,9 @@ const BOOT_LIMIT: Duration = Duration::from_secs(120);
 
 /// A guest that KVM can run is up within two.
 const PROBE_LIMIT: Duration = Duration::from_secs(15);
+
+/// The file of a recording.
+const RECORDING: &str = "wire.pcap";
 
 /// The one way in which all machines of a lab are alike and yet differ.
 #[derive(Debug, Clone)]
@@ -33,6 +36,7 @@ pub struct Lab {
     folder: PathBuf,
     kernel: Kernel,
     accel: Accel,
+    records: bool,
     _lock: File,
 }
 
@@ -60,7 +64,7 @@ impl Lab {
         }
         fs::create_dir_all(&folder).tried("make", &folder)?;
         let accel = accel(&cache, &folder, &kernel)?;
-        Ok(Self { folder, kernel, accel, _lock: lock })
+        Ok(Self { folder, kernel, accel, records: false, _lock: lock })
     }
 
     /// A machine without a wire.
@@ -88,6 +92,21 @@ impl Lab {
         Ok((ready(first)?, ready(second)?))
     }
 
+    /// Has all that goes over wires of later pairs written down, for [`recording`](Self::recording).
+    pub fn record(&mut self) {
+        self.records = true;
+    }
+
+    /// What has gone over the wire of the last pair so far, if it is [written down](Self::record): frames in the form of
+    /// libpcap.
+    ///
+    /// # Errors
+    /// When there is no recording.
+    pub fn recording(&self) -> Result<Vec<u8>> {
+        let path = self.folder.join(RECORDING);
+        fs::read(&path).tried("read", &path)
+    }
+
     /// A machine in the place of the second one of a pair, after that one was killed.
     ///
     /// # Errors
@@ -97,7 +116,9 @@ impl Lab {
     }
 
     fn start(&self, shape: &Shape, plug: Plug) -> Result<Vm> {
-        Vm::start(shape, &self.folder.join(shape.name), &self.kernel, self.accel, plug)
+        let recording = self.records.then(|| self.folder.join(RECORDING));
+        let wire = Wire { plug, recording };
+        Vm::start(shape, &self.folder.join(shape.name), &self.kernel, self.accel, &wire)
     }
 }
 
@@ -163,7 +184,7 @@ fn accel(cache: &Path, folder: &Path, kernel: &Kernel) -> Result<Accel> {
         return Ok(if word == "kvm" { Accel::Kvm } else { Accel::Tcg });
     }
     let shape = Shape { name: "probe", cpus: 1, memory_mib: 512 };
-    let vm = Vm::start(&shape, &folder.join(shape.name), kernel, Accel::Kvm, Plug::None)?;
+    let vm = Vm::start(&shape, &folder.join(shape.name), kernel, Accel::Kvm, &Wire::default())?;
     let works = vm.await_ready(PROBE_LIMIT).is_ok();
     say(if works { "KVM works here" } else { "KVM does not boot a guest here: emulation" });
     fs::write(&note, format!("{boot}{}", if works { "kvm" } else { "tcg" }))

@@ -17,7 +17,7 @@ use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, wa
 use crate::job::{Ender, Job, Output};
 use crate::lab::base;
 use crate::vm::Vm;
-use crate::{Error, Result, Tried};
+use crate::{Result, Tried};
 
 /// Where scripts run. Dropping a machine under QEMU pulls its plug; dropping the host's ends the jobs that run there.
 #[derive(Debug)]
@@ -97,25 +97,13 @@ impl Machine {
     /// # Errors
     /// When it fails, with all that it printed; when the limit passes or the machine is gone.
     pub fn run(&self, script: &str, limit: Duration) -> Result<String> {
-        let ended = self.ask(&format!("set -euo pipefail\n{script}"), limit)?;
-        if ended.status == 0 {
-            return Ok(ended.stdout);
-        }
-        let (name, status, text) = (self.name(), ended.status, last_lines(&ended.text()));
-        Err(Error::Wrong(format!("on {name}, ended with {status}: {script}\n{text}")))
+        self.start(&format!("set -euo pipefail\n{script}"))?.succeed(limit)
     }
 
     /// Pulls the plug of a machine under QEMU: nothing in it gets to say goodbye.
     pub fn kill(self) {
         drop(self);
     }
-}
-
-/// As much as people read; all of it lies in the machine's folder.
-fn last_lines(text: &str) -> String {
-    const LINES: usize = 80;
-    let lines: Vec<&str> = text.lines().collect();
-    lines[lines.len().saturating_sub(LINES)..].join("\n")
 }
 
 impl Host {

@@ -28,9 +28,14 @@ impl Report {
         Self { only, rows: Vec::new(), began: Instant::now() }
     }
 
+    /// Whether a case that is called so is to run.
+    pub fn wants(&self, name: &str) -> bool {
+        self.only.is_empty() || self.only.iter().any(|word| name.contains(word))
+    }
+
     /// Runs one case; what it returns is printed in the table.
     pub fn case(&mut self, name: &str, run: impl FnOnce() -> Result<String>) {
-        if !self.only.is_empty() && !self.only.iter().any(|word| name.contains(word)) {
+        if !self.wants(name) {
             return;
         }
         say(&format!("--- {name}"));

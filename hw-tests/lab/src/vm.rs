@@ -29,11 +29,20 @@ pub(crate) enum Accel {
 }
 
 /// Which end of the wire a machine has.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub(crate) enum Plug {
+    #[default]
     None,
     Listens(PathBuf),
     Connects(PathBuf),
+}
+
+/// A machine's network.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Wire {
+    pub(crate) plug: Plug,
+    /// Where the end that listens writes down what goes over it.
+    pub(crate) recording: Option<PathBuf>,
 }
 
 /// What of a machine its jobs need too.
@@ -66,7 +75,7 @@ impl Vm {
         folder: &Path,
         kernel: &Kernel,
         accel: Accel,
-        plug: Plug,
+        wire: &Wire,
     ) -> Result<Self> {
         if folder.exists() {
             fs::remove_dir_all(folder).tried("empty", folder)?;
@@ -80,7 +89,7 @@ impl Vm {
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL", "--", "qemu-system-x86_64"]);
         command.args(arguments(shape, folder, kernel, accel));
-        command.args(wire(&plug));
+        command.args(network(wire));
         // A group of its own, so that an interrupt from the terminal reaches us first.
         std::os::unix::process::CommandExt::process_group(&mut command, 0);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log);
@@ -241,8 +250,8 @@ fn arguments(shape: &Shape, folder: &Path, kernel: &Kernel, accel: Accel) -> Vec
     all
 }
 
-fn wire(plug: &Plug) -> Vec<String> {
-    let (path, server, last) = match plug {
+fn network(wire: &Wire) -> Vec<String> {
+    let (path, server, last) = match &wire.plug {
         Plug::None => return Vec::new(),
         Plug::Listens(path) => (path, "on", 1),
         Plug::Connects(path) => (path, "off", 2),
@@ -251,5 +260,10 @@ fn wire(plug: &Plug) -> Vec<String> {
         format!("stream,id=wire,server={server},addr.type=unix,addr.path={}", path.display());
     let card =
         format!("virtio-net-pci,netdev=wire,host_mtu=4200,romfile=,mac=52:54:00:00:00:0{last}");
-    ["-netdev", &backend, "-device", &card].map(str::to_owned).to_vec()
+    let mut all = ["-netdev", &backend, "-device", &card].map(str::to_owned).to_vec();
+    if let (Plug::Listens(_), Some(recording)) = (&wire.plug, &wire.recording) {
+        let dump = format!("filter-dump,id=recording,netdev=wire,file={}", recording.display());
+        all.extend(["-object".to_owned(), dump]);
+    }
+    all
 }
