@@ -74,7 +74,9 @@ impl Net {
         // A frame has a slot, so no line is ever full.
         let frames_max = slots as usize;
         let lines_max = nodes * nodes * usize::from(shards);
-        let options = Options { delay_max, frames_max, slots, slot_bytes, lines_max };
+        // Half of all transports take bodies from where they lie.
+        let body_bytes = if slots.is_multiple_of(2) { 1 << 20 } else { 0 };
+        let options = Options { delay_max, frames_max, slots, slot_bytes, body_bytes, lines_max };
         let lines = Lines::new(rng.next(), options);
         let window = Window { messages, units };
         let (tips, routes) = (BTreeMap::new(), BTreeMap::new());

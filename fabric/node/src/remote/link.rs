@@ -14,7 +14,7 @@ use std::sync::Arc;
 use epicserver_entity::{Place, Request};
 use epicserver_proto::session::Session;
 use epicserver_proto::spares::Spares;
-use epicserver_proto::transfers::{self, Chunk};
+use epicserver_proto::transfers::{self, Chunk, Pace};
 use epicserver_wire::frame::{Frame, FrameMut, Slots};
 use epicserver_wire::header::{self, Credit, Header, Kind, Opened, Violation};
 use epicserver_wire::{
@@ -96,6 +96,9 @@ pub(crate) struct Link {
     waiting: usize,
     answers: VecDeque<Answering>,
     transfers: BTreeMap<ShardId, transfers::Outgoing>,
+    pace: Pace,
+    /// Memory for bodies, if the transport takes those.
+    spares: Arc<Spares>,
     /// What the transfers carry.
     bulk: BTreeMap<(ShardId, Token), Bulk>,
     pub(crate) incoming: transfers::Incoming,
@@ -122,6 +125,8 @@ impl Link {
             waiting: 0,
             answers: VecDeque::new(),
             transfers: BTreeMap::new(),
+            pace: Pace::of_bodies(up.slots.body_bytes()),
+            spares: Arc::clone(spares),
             bulk: BTreeMap::new(),
             incoming: transfers::Incoming::new(Arc::clone(spares)),
             held: Vec::new(),
@@ -240,7 +245,9 @@ impl Link {
     }
 
     fn begin(&mut self, shard: ShardId, text: Text, of: Source) -> Token {
-        let transfer = self.transfers.entry(shard).or_default().begin(text.total());
+        let lane = self.transfers.entry(shard);
+        let lane = lane.or_insert_with(|| transfers::Outgoing::new(self.pace));
+        let transfer = lane.begin(text.total());
         self.bulk.insert((shard, transfer), Bulk::new(text, of));
         transfer
     }
@@ -494,7 +501,10 @@ impl Link {
             self.transmit(open, None, out);
         }
         let slot = self.slot().ok()?;
-        let room = slot.capacity().saturating_sub(header::CORE_BYTES);
+        let room = match self.pace.is_of_bodies() {
+            true => self.pace.chunk,
+            false => slot.capacity().saturating_sub(header::CORE_BYTES),
+        };
         self.open = Some(slot);
         self.transfers.get_mut(&shard)?.next(room)
     }
@@ -509,7 +519,8 @@ impl Link {
             ..Header::new(Kind::Chunk, self.me, shard)
         };
         if header::append_head(&mut frame, &header, chunk.len as usize) {
-            let body = bulk.fill(chunk, &mut frame);
+            let spares = self.pace.is_of_bodies().then_some(&self.spares);
+            let body = bulk.fill(chunk, &mut frame, spares);
             self.transmit(frame, body, out);
         }
     }
