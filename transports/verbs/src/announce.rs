@@ -6,8 +6,7 @@
 //! | 8..12 | its key |
 //! | 12..16 | bytes of the piece |
 //! | 16..20 | bytes of the body that follow in further pieces |
-//! | 20 | 1 if what comes later need not wait for it, else 0 |
-//! | 21..32 | zeroes |
+//! | 20..32 | zeroes |
 //!
 //! It stands at the end of its message. Before that stands, if the piece is the first of its body, the head:
 //! messages, of which the last lacks what the body has.
@@ -33,7 +32,6 @@ pub(crate) struct Announcement {
     pub(crate) rkey: u32,
     pub(crate) len: u32,
     pub(crate) left: u32,
-    pub(crate) loose: bool,
 }
 
 impl Announcement {
@@ -43,7 +41,6 @@ impl Announcement {
         bytes[8..12].copy_from_slice(&self.rkey.to_le_bytes());
         bytes[12..16].copy_from_slice(&self.len.to_le_bytes());
         bytes[16..20].copy_from_slice(&self.left.to_le_bytes());
-        bytes[20] = u8::from(self.loose);
         bytes
     }
 
@@ -58,8 +55,8 @@ impl Announcement {
             bytes.get(at..).and_then(<[u8]>::first_chunk).copied().map_or(0, u32::from_le_bytes)
         };
         let address = bytes.first_chunk().copied().map_or(0, u64::from_le_bytes);
-        let (rkey, len, left, loose) = (half(8), half(12), half(16), bytes[20] == 1);
-        let announcement = Self { address, rkey, len, left, loose };
+        let (rkey, len, left) = (half(8), half(12), half(16));
+        let announcement = Self { address, rkey, len, left };
         let aligned = |len: u32| (len as usize).is_multiple_of(FRAME_ALIGN);
         if announcement.to_bytes() != *bytes || len == 0 || !aligned(len) || !aligned(left) {
             return Err(Violation::Unexpected("a malformed announcement"));
@@ -109,7 +106,7 @@ mod tests {
     use epicserver_wire::header::{Header, Kind, append, append_head};
 
     const ONE: Announcement =
-        Announcement { address: 0x1234_5678_9abc, rkey: 7, len: 64, left: 32, loose: true };
+        Announcement { address: 0x1234_5678_9abc, rkey: 7, len: 64, left: 32 };
 
     #[test]
     fn an_announcement_is_read_as_it_was_written_and_nothing_else_is() {

@@ -8,12 +8,10 @@
 //! # Not here
 //! The table of links; the device.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use epicserver_link::driver::Handle;
 use epicserver_link::{Address, Down, Event, Parcel};
-use epicserver_wire::frame::Slots;
 use epicserver_wire::header::Violation;
 use epicserver_wire::{LinkId, Time};
 
@@ -166,7 +164,7 @@ impl Link {
         self.turn(Stage::Up);
         let (link, accepted, peer) = (self.id, self.accepted, self.peer.clone());
         if let Some(conduit) = self.conduit() {
-            let slots = conduit.sending.slots() as Arc<dyn Slots>;
+            let slots = conduit.sending.slots();
             events.push(Event::Up { link, accepted, peer, slots });
         }
     }
@@ -317,7 +315,7 @@ impl Link {
         let read = receiving.read(pair, around.bulk).map_err(refused)?;
         let sent = sending.pump(pair, &mut receiving.allowed, closing).map_err(refused)?;
         let room = self.refused && sending.has_room_again();
-        if !closing && (sending.slots().has_room_again() | room) {
+        if !closing && (sending.has_slots_again() | room) {
             self.refused &= !room;
             around.events.push(Event::Room { link });
         }

@@ -2,7 +2,7 @@
 //!
 //! # Invariants
 //! - **RV1** What came is handed up in the order in which it was sent; what came behind a body waits until that was
-//!   read, unless the body is loose.
+//!   read.
 //! - **RV2** A slot lies in the queue again only when nobody has a frame of it.
 //! - **RV3** At most so many reads are under way as the peer answers at a time. Memory for a body that is longer
 //!   than a place is taken as its pieces come.
@@ -199,14 +199,13 @@ impl Receiving {
     ) -> Result<(), Violation> {
         let message = landing.frame(0, bytes).ok_or(Violation::Truncated)?;
         let (head, announcement) = Announcement::split(message.bytes())?;
-        let Announcement { len, left, loose, .. } = announcement;
-        let (len, left) = (len as usize, left as usize);
-        if len > PIECE_BYTES || (loose && left > 0) {
+        let (len, left) = (announcement.len as usize, announcement.left as usize);
+        if len > PIECE_BYTES {
             return Err(Violation::Unexpected("a piece of a body that is too long"));
         }
         let mut start = None;
         if self.unannounced > 0 {
-            if !head.is_empty() || loose || len + left != self.unannounced {
+            if !head.is_empty() || len + left != self.unannounced {
                 return Err(Violation::Unexpected("a piece that does not fit its body"));
             }
         } else {
@@ -215,9 +214,7 @@ impl Receiving {
                 self.arrived(around, Arrived::Frame(whole));
             }
             start = message.slice(at, bytes - ANNOUNCEMENT_BYTES).map(|start| (start, total));
-            if !loose {
-                self.arrived(around, Arrived::Body(None));
-            }
+            self.arrived(around, Arrived::Body(None));
         }
         self.unannounced = left;
         self.held.push_back(landing);
@@ -287,7 +284,6 @@ impl Receiving {
             return around.bulk.give(landing);
         };
         self.allowed.was_read();
-        let loose = wanted.announcement.loose;
         let whole = match (wanted.in_place().is_some(), self.deaf) {
             (_, true) => {
                 around.bulk.give(landing);
@@ -304,10 +300,8 @@ impl Receiving {
                 Arrived::Body(body @ None) => Some(body),
                 Arrived::Body(Some(_)) | Arrived::Frame(_) | Arrived::Last => None,
             });
-            match first {
-                _ if loose => around.events.push(Event::Frame { link: around.link, frame }),
-                Some(body) => *body = Some(frame),
-                None => {}
+            if let Some(body) = first {
+                *body = Some(frame);
             }
         }
         self.hand_up(around);

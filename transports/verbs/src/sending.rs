@@ -65,6 +65,28 @@ impl Pool {
     }
 }
 
+/// What users reserve slots from.
+#[derive(Debug)]
+pub(crate) struct LinkSlots(Arc<HeapPool>);
+
+impl Slots for LinkSlots {
+    fn slot_bytes(&self) -> usize {
+        self.0.slot_bytes()
+    }
+
+    fn reserve(self: Arc<Self>) -> Option<FrameMut> {
+        (Arc::clone(&self.0) as Arc<dyn Slots>).reserve()
+    }
+
+    fn give_back(&self, slot: Box<dyn Slot>) {
+        self.0.give_back(slot);
+    }
+
+    fn body_bytes(&self) -> usize {
+        PIECE_BYTES
+    }
+}
+
 /// The sending half of a link.
 #[derive(Debug)]
 pub(crate) struct Sending {
@@ -103,8 +125,14 @@ impl Sending {
         })
     }
 
-    pub(crate) fn slots(&self) -> Arc<HeapPool> {
-        Arc::clone(&self.pool.slots)
+    /// Where users reserve slots.
+    pub(crate) fn slots(&self) -> Arc<dyn Slots> {
+        Arc::new(LinkSlots(Arc::clone(&self.pool.slots)))
+    }
+
+    /// Whether somebody was refused a slot since this was asked last, and would not be now.
+    pub(crate) fn has_slots_again(&self) -> bool {
+        self.pool.slots.has_room_again()
     }
 
     pub(crate) fn credit(&mut self) -> &mut Credit {
@@ -298,8 +326,8 @@ impl Sending {
             Err(error) => return Err(error),
         };
         let left = u32::try_from(left).unwrap_or(0);
-        let (address, rkey, loose) = (piece.address(), piece.rkey, false);
-        let fits = note.extend(&Announcement { address, rkey, len, left, loose }.to_bytes());
+        let (address, rkey) = (piece.address(), piece.rkey);
+        let fits = note.extend(&Announcement { address, rkey, len, left }.to_bytes());
         debug_assert!(fits && note.len() == ANNOUNCEMENT_BYTES, "SD1: notes have room for one");
         self.announced.push_back(piece);
         self.credit.sent(Kind::Announcement);
