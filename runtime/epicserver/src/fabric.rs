@@ -129,7 +129,7 @@ impl Joining {
             }),
             identity,
             bulk_bytes: usize::try_from(config.network.bulk_bytes).unwrap_or(usize::MAX),
-            transports: ways::transports(config, node, discovery.path())?,
+            transports: ways::transports(config, (node, &key), discovery.path())?,
         };
         let service = ways::service(config, node);
         let services = service.map(Services::watch).transpose().map_err(FabricError::Tipc)?;

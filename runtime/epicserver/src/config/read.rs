@@ -20,7 +20,7 @@ use toml::de::{DeTable, DeValue, ValueDeserializer};
 use super::problem::nearest;
 use super::{
     Config, ConfigError, FILE, FILE_BYTES_MAX, FILE_VARIABLE, FabricConfig, Key, NetworkConfig,
-    NodeConfig, Place, Problem, RuntimeConfig, TipcConfig, TlsConfig,
+    NodeConfig, Place, Problem, RuntimeConfig, TipcConfig, TlsConfig, VerbsConfig,
 };
 use fields::fields_of;
 
@@ -40,6 +40,7 @@ const SECTIONS: &[Section] = &[
     Section::of::<NetworkConfig>("network"),
     Section::of::<TlsConfig>("network.tls"),
     Section::of::<TipcConfig>("network.tipc"),
+    Section::of::<VerbsConfig>("network.verbs"),
     Section::of::<RuntimeConfig>("runtime"),
 ];
 

@@ -19,9 +19,10 @@ use epicserver_shard::MakeTransports;
 use epicserver_shm::Shm;
 use epicserver_tcp::Tcp;
 use epicserver_tipc::{Service, Tipc};
+use epicserver_verbs::{Verbs, VerbsError};
 use epicserver_wire::NodeId;
 
-use super::FabricError;
+use super::{FabricError, key};
 use crate::config::{self, Config};
 
 /// How long a way that failed is put behind the others.
@@ -41,6 +42,7 @@ impl Ways {
             config::Transport::Shm => vec![epicserver_shm::SCHEME],
             config::Transport::Tcp => vec![epicserver_tcp::SCHEME],
             config::Transport::Tipc => vec![epicserver_tipc::SCHEME],
+            config::Transport::Verbs => vec![epicserver_verbs::SCHEME, epicserver_tcp::SCHEME],
         };
         Self { schemes, failed: BTreeMap::new() }
     }
@@ -69,7 +71,7 @@ pub(super) fn service(config: &Config, node: NodeId) -> Option<Service> {
 /// Makes the transports that `config` asks for; `dir` is where the nodes of this host meet.
 pub(super) fn transports(
     config: &Config,
-    node: NodeId,
+    (node, key): (NodeId, &[u8; 32]),
     dir: &Path,
 ) -> Result<MakeTransports, FabricError> {
     let tls = config.network.tls.as_ref();
@@ -78,6 +80,7 @@ pub(super) fn transports(
         Some(interface) => addresses_of(interface)?,
         None => config.network.listen.clone(),
     };
+    let verbs = verbs_config(config, &addresses, key);
     let (tcp, dir) = (epicserver_tcp::Config { addresses, tls }, dir.to_owned());
     let transport = config.network.transport;
     let tipc = epicserver_tipc::Config {
@@ -93,6 +96,7 @@ pub(super) fn transports(
         config::Transport::Tcp => Ok(vec![listen_tcp(0, tcp, io)?]),
         config::Transport::Shm => Ok(vec![listen_shm(0, &dir, io)?]),
         config::Transport::Tipc => Ok(vec![Box::new(Tipc::listen(Owner(0), tipc, io)?)]),
+        config::Transport::Verbs => listen_verbs(verbs, tcp, io),
         config::Transport::Auto => match listen_shm(0, &dir, io) {
             Ok(shm) => Ok(vec![shm, listen_tcp(1, tcp, io)?]),
             Err(error) => {
@@ -109,6 +113,48 @@ fn listen_tcp(
     io: &mut Io<'_>,
 ) -> Result<Box<dyn Transport>, Refused> {
     Ok(Box::new(Tcp::listen(Owner(owner), config, io)?))
+}
+
+/// Verbs; on a machine that has none, TCP in its place.
+fn listen_verbs(
+    verbs: epicserver_verbs::Config,
+    tcp: epicserver_tcp::Config,
+    io: &mut Io<'_>,
+) -> Result<Vec<Box<dyn Transport>>, Refused> {
+    if tcp.tls.is_some() {
+        tracing::warn!("[network.tls] is of TCP alone: what goes over verbs is in the clear");
+    }
+    match Verbs::listen(Owner(0), verbs, io) {
+        Ok(verbs) => Ok(vec![Box::new(verbs)]),
+        Err(VerbsError::Refused(refused)) => Err(refused),
+        Err(unavailable) => {
+            tracing::warn!(
+                "{unavailable}; messages go over TCP, and nodes with verbs are not reached"
+            );
+            Ok(vec![listen_tcp(0, tcp, io)?])
+        }
+    }
+}
+
+fn verbs_config(
+    config: &Config,
+    addresses: &[SocketAddr],
+    key: &[u8; 32],
+) -> epicserver_verbs::Config {
+    let verbs = &config.network.verbs;
+    epicserver_verbs::Config {
+        addresses: addresses.to_owned(),
+        key: epicserver_verbs::Key(key::for_verbs(key)),
+        device: verbs.device.clone(),
+        port: verbs.port,
+        gid_index: verbs.gid_index,
+        mtu: verbs.mtu,
+        pkey: verbs.pkey,
+        traffic_class: verbs.traffic_class,
+        service_level: verbs.service_level,
+        slot_bytes: usize::try_from(verbs.slot_bytes).unwrap_or(usize::MAX),
+        window: verbs.slots,
+    }
 }
 
 fn listen_shm(owner: u8, dir: &Path, io: &mut Io<'_>) -> Result<Box<dyn Transport>, Refused> {
@@ -167,6 +213,8 @@ mod tests {
         assert_eq!(scheme(ways(config::Transport::Tcp)), "tcp");
         assert_eq!(scheme(ways(config::Transport::Shm)), "shm");
         assert_eq!(ways(config::Transport::Shm).best(&addresses()[..1], now), None);
+        // A node that has no verbs is reached by what it has.
+        assert_eq!(scheme(ways(config::Transport::Verbs)), "tcp");
     }
 
     #[test]
