@@ -10,6 +10,7 @@
 #![expect(clippy::print_stderr, reason = "a program says why it failed, and that it serves")]
 
 mod arguments;
+mod log;
 #[cfg(test)]
 mod tests;
 
@@ -154,6 +155,7 @@ fn obey<R: Outcome>(
             Command::by_rank(rank.as_deref()).map_err(Failure::Arguments)?
         }
     };
+    log::begin();
     let config = Config::load(request.config.as_deref())?;
     match task {
         Command::Run => run(&config, register, setup),
