@@ -10,13 +10,14 @@ mod memory;
 mod shm;
 mod tcp;
 mod tipc;
+mod verbs;
 
 use std::fmt::Write as _;
 
 use crate::config::{Config, Transport};
 
 /// All areas, in the order in which they are shown.
-const AREAS: &[Area] = &[tcp::AREA, shm::AREA, tipc::AREA, memory::AREA];
+const AREAS: &[Area] = &[tcp::AREA, shm::AREA, tipc::AREA, verbs::AREA, memory::AREA];
 
 /// Checks that belong together.
 pub(crate) struct Area {

@@ -40,6 +40,7 @@ use crate::discovery::{Discovery, DiscoveryError};
 use dials::{Dials, REDIAL};
 use services::Services;
 use ways::Ways;
+pub(crate) use ways::verbs_of;
 
 /// How long a member may be unreachable before it is none any more.
 const GRACE: Duration = Duration::from_secs(3);

@@ -22,6 +22,7 @@ mod memlock;
 mod receiving;
 mod sending;
 mod status;
+pub mod survey;
 #[cfg(test)]
 mod tests;
 mod transport;
@@ -33,6 +34,8 @@ use std::net::SocketAddr;
 pub use greeting::Key;
 pub use transport::Verbs;
 
+/// Where the kernel tells of its devices.
+const SYS: &str = "/sys";
 /// The scheme of the addresses.
 pub const SCHEME: &str = "verbs";
 /// Least that [`Config::slot_bytes`] may be.

@@ -31,7 +31,7 @@ use crate::ffi::library::Library;
 use crate::link::{Link, Stage, told};
 use crate::receiving::Around;
 use crate::status::Scope;
-use crate::{Config, SCHEME, VerbsError, memlock};
+use crate::{Config, SCHEME, SYS, VerbsError, memlock};
 
 /// Batches of completions that are taken in one round.
 const BATCHES_MAX: usize = 8;
@@ -87,7 +87,7 @@ impl Verbs {
         let slots = crate::SLOT_BYTES_MIN..=crate::SLOT_BYTES_MAX;
         let sound = slots.contains(&config.slot_bytes) && config.slot_bytes.is_multiple_of(1024);
         assert!(sound, "N1: the slots are out of bounds");
-        let sys = Path::new("/sys");
+        let sys = Path::new(SYS);
         let candidates = choose::look(library, sys).map_err(|error| {
             let none = "the kernel knows no RDMA device; load the module of one, or rdma_rxe";
             VerbsError::Unavailable(format!("{none} ({})", told(&error)))

@@ -80,7 +80,11 @@ pub(super) fn transports(
         Some(interface) => addresses_of(interface)?,
         None => config.network.listen.clone(),
     };
-    let verbs = verbs_config(config, &addresses, key);
+    let verbs = epicserver_verbs::Config {
+        addresses: addresses.clone(),
+        key: epicserver_verbs::Key(key::for_verbs(key)),
+        ..verbs_of(config)
+    };
     let (tcp, dir) = (epicserver_tcp::Config { addresses, tls }, dir.to_owned());
     let transport = config.network.transport;
     let tipc = epicserver_tipc::Config {
@@ -136,15 +140,12 @@ fn listen_verbs(
     }
 }
 
-fn verbs_config(
-    config: &Config,
-    addresses: &[SocketAddr],
-    key: &[u8; 32],
-) -> epicserver_verbs::Config {
+/// What `config` says of the device for verbs. Whoever only looks at that listens nowhere and has no key.
+pub(crate) fn verbs_of(config: &Config) -> epicserver_verbs::Config {
     let verbs = &config.network.verbs;
     epicserver_verbs::Config {
-        addresses: addresses.to_owned(),
-        key: epicserver_verbs::Key(key::for_verbs(key)),
+        addresses: config.network.listen.clone(),
+        key: epicserver_verbs::Key([0; 32]),
         device: verbs.device.clone(),
         port: verbs.port,
         gid_index: verbs.gid_index,
