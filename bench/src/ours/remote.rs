@@ -44,17 +44,21 @@ const P99_ROUND: u32 = 5;
 /// Exists once the kernel has loaded TIPC.
 const TIPC_LOADED: &str = "/proc/sys/net/tipc";
 
+/// Exists once the kernel has a device for RDMA.
+const DEVICES: &str = "/dev/infiniband";
+
 /// What the two nodes talk over.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Link {
     Tcp,
     Shm,
     Tipc,
+    Verbs,
 }
 
 impl Link {
-    const ALL: [(&'static str, Self); 3] =
-        [("tcp", Self::Tcp), ("shm", Self::Shm), ("tipc", Self::Tipc)];
+    const ALL: [(&'static str, Self); 4] =
+        [("tcp", Self::Tcp), ("shm", Self::Shm), ("tipc", Self::Tipc), ("verbs", Self::Verbs)];
 }
 
 /// How the two nodes are set up.
@@ -94,6 +98,7 @@ impl Setting {
             Link::Tcp => Transport::Tcp,
             Link::Shm => Transport::Shm,
             Link::Tipc => Transport::Tipc,
+            Link::Verbs => Transport::Verbs,
         };
         config.network.io = config.network.io.or(Some(IoThreads::Fused));
         config.runtime.idle = self.idle;
@@ -168,6 +173,10 @@ fn between_two_nodes(
         let why = "no TIPC here; `hw-tests/run tipc` runs this where it is".to_owned();
         return Err(Skipped(why).into());
     }
+    if setting.link == Link::Verbs && !Path::new(DEVICES).exists() {
+        let why = "no device for RDMA; `hw-tests/run verbs` runs this where one is".to_owned();
+        return Err(Skipped(why).into());
+    }
     let folder = Folder::new();
     let path = folder.0.to_str().ok_or("the folder for temporary files has a strange name")?;
     let [link, idle] = setting.words();
@@ -176,6 +185,9 @@ fn between_two_nodes(
     match (setting.link, has_tcp_connection()?) {
         (Link::Shm, true) => return Err(Skipped("the link runs over tcp".to_owned()).into()),
         (Link::Tipc, true) => return Err("the link runs over tcp".into()),
+        // Its control connection is one.
+        (Link::Verbs, _) if has_device()? => {}
+        (Link::Verbs, _) => return Err("the link does not run over verbs".into()),
         (Link::Tcp, false) => return Err("the link does not run over tcp".into()),
         (Link::Tcp, true) | (Link::Shm | Link::Tipc, false) => {}
     }
@@ -184,6 +196,18 @@ fn between_two_nodes(
         return Err("calls were still under way at the end".into());
     }
     Ok(sample)
+}
+
+/// Whether this process has a device for RDMA open.
+fn has_device() -> Result<bool, Failure> {
+    for entry in std::fs::read_dir("/proc/self/fd")? {
+        // One that was closed meanwhile is not the device.
+        let Ok(target) = std::fs::read_link(entry?.path()) else { continue };
+        if target.starts_with(DEVICES) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Whether this process has an established TCP connection. Floors have closed theirs (B3), so it is
