@@ -1,20 +1,27 @@
-//! Verbs on real kernels: the suite of all transports on one machine, the game across two, and what becomes of links when
+//! Verbs on real kernels: the suite of all transports on one machine, the game across two, and what becomes of calls when
 //! machines die or wires fail.
 //!
 //! # Not here
 //! How machines come up: the lab.
 
+mod figures;
 mod one;
+mod programs;
+mod setup;
+mod two;
 
 use std::process::ExitCode;
 use std::time::Duration;
 
 use epicserver_lab::{Lab, Machine, Report, Result, Shape};
+use programs::Programs;
 
 /// For what takes no time.
 const SHORT: Duration = Duration::from_secs(30);
 
-const FIRST: Shape = Shape { name: "first", cpus: 1, memory_mib: 1024 };
+const FIRST: Shape = Shape { name: "first", cpus: 1, memory_mib: 1280 };
+const SECOND: Shape = Shape { name: "second", cpus: 1, memory_mib: 1280 };
+const FIGURES: Shape = Shape { name: "figures", cpus: 2, memory_mib: 1280 };
 
 fn main() -> ExitCode {
     let mut report = Report::from_arguments();
@@ -25,32 +32,39 @@ fn main() -> ExitCode {
     report.finish()
 }
 
+/// What this machine can show alone, if it has a device.
 fn on_this(report: &mut Report) -> Result<()> {
+    let programs = Programs::build()?;
     let host = Machine::native("verbs")?;
-    one::cases(report, &host)
+    setup::doctor(report, &programs, &host);
+    one::suites(report, &programs, [&host, &host]);
+    one::game(report, &programs, &host);
+    figures::on_one(report, &programs, &host);
+    Ok(())
 }
 
 fn in_lab(report: &mut Report) -> Result<()> {
+    let programs = Programs::build()?;
     let lab = Lab::open("verbs")?;
-    let first = lab.boot(&FIRST)?;
-    // A wire that leads nowhere: what the device sends to itself does not reach it.
-    first.run("modprobe dummy && ip link add eth0 type dummy", SHORT)?;
-    bring_up(&first, 1)?;
-    one::cases(report, &first)
+    on_pair(report, &programs, &lab)?;
+    if report.wants("figures on one machine") {
+        let machine = lab.boot(&FIGURES)?;
+        setup::over_a_dummy(&machine)?;
+        figures::on_one(report, &programs, &machine);
+    }
+    Ok(())
 }
 
-/// Sets SoftRoCE up over `eth0`.
-fn bring_up(machine: &Machine, number: u8) -> Result<()> {
-    let script = format!(
-        "modprobe -a crc32_generic ib_uverbs rdma_rxe
-         ip addr add 10.0.0.{number}/24 dev eth0
-         ip link set eth0 mtu 4200 up
-         rdma link add rxe0 type rxe netdev eth0
-         for try in {{1..50}}; do
-             ibv_devinfo | grep -q PORT_ACTIVE && exit 0
-             sleep 0.1
-         done
-         ibv_devinfo; exit 1"
-    );
-    machine.run(&script, SHORT).map(drop)
+fn on_pair(report: &mut Report, programs: &Programs, lab: &Lab) -> Result<()> {
+    let (first, second) = lab.boot_pair(&FIRST, &SECOND)?;
+    setup::without_a_device(report, programs, &first);
+    setup::over_the_wire(&first, 1)?;
+    setup::over_the_wire(&second, 2)?;
+    setup::doctor(report, programs, &first);
+    setup::refusals(report, programs, &first);
+    one::suites(report, programs, [&first, &second]);
+    one::game(report, programs, &first);
+    figures::across(report, programs, (&first, &second));
+    two::cases(report, programs, lab, (first, second));
+    Ok(())
 }
