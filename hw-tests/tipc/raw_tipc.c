@@ -1,12 +1,15 @@
 /*
  * What the kernel charges for a packet to and fro: the floor of tipc_64, written against the system's headers alone.
  *
- *   raw_tipc serve TYPE INSTANCE spin|block          answers one connection, then ends
- *   raw_tipc ping  TYPE INSTANCE spin|block BYTES MS  prints the median of round trips in ns, and how many there were
- *   raw_tipc sizes                                   the sizes of structures that our own layouts must have
+ *   raw_tipc serve TYPE INSTANCE WAITING           answers one connection, then ends
+ *   raw_tipc ping  TYPE INSTANCE WAITING BYTES MS  prints the median of round trips in ns, and how many there were
+ *   raw_tipc sizes                                 the sizes of structures that our own layouts must have
+ *
+ * WAITING is spin (asks again at once), yield (lets others run, and asks again) or block (in the kernel).
  */
 #include <errno.h>
 #include <linux/tipc.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,6 +18,8 @@
 #include <unistd.h>
 
 enum { BYTES_MAX = 65536, SAMPLES_MAX = 1 << 20, CONNECT_MS_MAX = 20000, WARM_PART = 4 };
+
+enum waiting { SPIN, YIELD, BLOCK };
 
 static char bytes[BYTES_MAX];
 
@@ -43,26 +48,29 @@ static struct sockaddr_tipc service(char **words)
     return address;
 }
 
-static int waiting(const char *word)
+static enum waiting waiting(const char *word)
 {
-    if (strcmp(word, "spin") != 0 && strcmp(word, "block") != 0) {
-        fprintf(stderr, "waiting is spin or block\n");
-        exit(2);
-    }
-    return strcmp(word, "spin") == 0 ? MSG_DONTWAIT : 0;
+    static const char *const words[] = {"spin", "yield", "block"};
+    for (int at = SPIN; at <= BLOCK; at++)
+        if (strcmp(word, words[at]) == 0)
+            return (enum waiting)at;
+    fprintf(stderr, "waiting is spin, yield or block\n");
+    exit(2);
 }
 
 /* The length of the next packet; 0 at the end. */
-static ssize_t receive(int socket, int flags)
+static ssize_t receive(int socket, enum waiting how)
 {
     for (;;) {
-        ssize_t length = recv(socket, bytes, sizeof bytes, flags);
+        ssize_t length = recv(socket, bytes, sizeof bytes, how == BLOCK ? 0 : MSG_DONTWAIT);
         if (length >= 0)
             return length;
         if (errno == ECONNRESET)
             return 0;
         if (errno != EAGAIN && errno != EINTR)
             die("recv");
+        if (how == YIELD)
+            sched_yield();
     }
 }
 
@@ -75,7 +83,7 @@ static void give(int socket, size_t length)
 static int serve(char **words)
 {
     struct sockaddr_tipc address = service(words);
-    int flags = waiting(words[2]);
+    enum waiting how = waiting(words[2]);
     int listener = socket(AF_TIPC, SOCK_SEQPACKET, 0);
     if (listener < 0)
         die("socket");
@@ -85,15 +93,16 @@ static int serve(char **words)
         die("listen");
     printf("serving\n");
     fflush(stdout);
-    int peer = accept(listener, NULL, NULL);
-    if (peer < 0)
-        die("accept");
-    for (;;) {
-        ssize_t length = receive(peer, flags);
-        if (length == 0)
-            return 0;
-        give(peer, (size_t)length);
+    for (int answered = 0; !answered;) {
+        int peer = accept(listener, NULL, NULL);
+        if (peer < 0)
+            die("accept");
+        /* Who tried and went away in vain does not count. */
+        for (ssize_t length; (length = receive(peer, how)) > 0; answered = 1)
+            give(peer, (size_t)length);
+        close(peer);
     }
+    return 0;
 }
 
 static int by_value(const void *one, const void *other)
@@ -105,7 +114,7 @@ static int by_value(const void *one, const void *other)
 static int ping(char **words)
 {
     struct sockaddr_tipc address = service(words);
-    int flags = waiting(words[2]);
+    enum waiting how = waiting(words[2]);
     size_t length = strtoul(words[3], NULL, 10);
     long long measured = strtoll(words[4], NULL, 10) * 1000000LL;
     if (length == 0 || length > sizeof bytes) {
@@ -131,7 +140,7 @@ static int ping(char **words)
     for (;;) {
         long long at = now_ns();
         give(peer, length);
-        if (receive(peer, flags) != (ssize_t)length) {
+        if (receive(peer, how) != (ssize_t)length) {
             fprintf(stderr, "another length came back\n");
             return 1;
         }
@@ -161,6 +170,6 @@ int main(int argc, char **argv)
                sizeof(struct tipc_subscr), sizeof(struct tipc_event), TIPC_MAX_USER_MSG_SIZE);
         return 0;
     }
-    fprintf(stderr, "usage: raw_tipc serve TYPE INSTANCE spin|block | ping TYPE INSTANCE spin|block BYTES MS | sizes\n");
+    fprintf(stderr, "usage: raw_tipc serve TYPE INSTANCE WAITING | ping TYPE INSTANCE WAITING BYTES MS | sizes\n");
     return 2;
 }

@@ -222,8 +222,9 @@ fn arguments(shape: &Shape, folder: &Path, kernel: &Kernel, accel: Accel) -> Vec
         Accel::Tcg => "tcg,thread=multi".to_owned(),
     };
     let (work, modules) = (folder.display(), kernel.modules.display());
+    // Under emulation all CPUs of a machine count the same time, but the kernel does not trust that, and would ask a device.
     let kernel_line = format!(
-        "console=ttyS0 quiet panic=-1 mitigations=off lab.work={work} lab.modules={modules}"
+        "console=ttyS0 quiet panic=-1 mitigations=off tsc=reliable lab.work={work} lab.modules={modules}"
     );
     let share = |id: &str, path: &str, more: &str| {
         format!("local,id={id},path={path},security_model=none,multidevs=remap{more}")

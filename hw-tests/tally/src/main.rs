@@ -2,8 +2,8 @@
 //! or pulls wires. Every call carries the caller's next number; the entity says how many it has counted and whether
 //! one came twice or out of order. So a call that was lost or done twice shows, whatever happened meanwhile.
 //!
-//! `TALLY=count` calls until a file `finish` lies in the working folder, then some more, and fails if the accounts do not
-//! agree. `TALLY=hold` has a call under way that never returns, until it is lost, and says how long that took.
+//! `TALLY=count` calls until a file `finish` lies in the working folder, then until the other node has answered some more,
+//! and fails if the accounts do not agree. `TALLY=hold` has a call under way that never returns, until it is lost, and says how long that took.
 //!
 //! # Not here
 //! Who does what to the machines and when: the areas of `hw-tests`.
@@ -27,8 +27,10 @@ const CALLERS: usize = 8;
 const KEYS: u64 = 512;
 /// Bytes of a long argument: several packets, and beside the small ones.
 const LONG: usize = 200_000;
-/// Calls that each caller still makes once it is told to finish.
+/// Calls that the other node has still to answer once a caller is told to finish.
 const LAST_CALLS: u32 = 50;
+/// How long that may take.
+const LAST: Duration = Duration::from_secs(60);
 /// Small calls that are timed.
 const TIMED_CALLS: usize = 2_000;
 /// How often a caller looks whether it is told to.
@@ -179,8 +181,6 @@ struct Account {
     /// Calls that did not run.
     refused: u64,
     longest: Duration,
-    /// Where the last answer came from.
-    home: u64,
     failures: BTreeMap<String, u64>,
 }
 
@@ -196,10 +196,9 @@ async fn count(there: &[Ref<Tally>], here: &Ref<Tally>) -> std::result::Result<(
     let answered = sum(|account| account.answered.values().sum());
     let (unknown, refused) = (sum(|account| account.unknown), sum(|account| account.refused));
     let longest = accounts.iter().map(|account| account.longest.as_millis()).max();
-    let there = accounts.iter().filter(|account| account.home != home()).count();
     let failures: Vec<_> = accounts.iter().flat_map(|account| &account.failures).collect();
     println!(
-        "answered={answered} unknown={unknown} refused={refused} longest_ms={} there={there} {failures:?}",
+        "answered={answered} unknown={unknown} refused={refused} longest_ms={} {failures:?}",
         longest.unwrap_or(0)
     );
     Ok(())
@@ -216,7 +215,12 @@ async fn caller(
     for number in 1.. {
         if left.is_none() && looked.elapsed() >= LOOK {
             looked = Instant::now();
-            left = Path::new("finish").exists().then_some(LAST_CALLS);
+            left = Path::new("finish").exists().then_some((LAST_CALLS, looked));
+        }
+        if left.is_some_and(|(_, since)| since.elapsed() > LAST) {
+            return Err(
+                format!("the other node did not answer in time: {:?}", account.failures).into()
+            );
         }
         let began = Instant::now();
         let byte = u8::try_from(number % 251)?;
@@ -224,11 +228,12 @@ async fn caller(
             Ok(counted) => {
                 account.check(counted, u64::from(byte) * u64::try_from(long)?)?;
                 in_a_row = 0;
-                left = match left {
-                    Some(0) => break,
-                    Some(calls) => Some(calls - 1),
-                    None => None,
-                };
+                let there = u32::from(counted.home != home());
+                match &mut left {
+                    Some((0, _)) => break,
+                    Some((calls, _)) => *calls -= there,
+                    None => {}
+                }
             }
             Err(error) => {
                 account.note(error);
@@ -249,7 +254,6 @@ impl Account {
     fn check(&mut self, counted: Counted, sum: u64) -> std::result::Result<(), Failure> {
         let answered = self.answered.entry(counted.home).or_default();
         *answered += 1;
-        self.home = counted.home;
         let least = *answered;
         let most = least + self.unknown;
         let agrees = counted.wrong == 0 && (least..=most).contains(&counted.calls);
