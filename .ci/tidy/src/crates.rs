@@ -3,8 +3,10 @@
 //! # Invariants
 //! - Nothing in `fabric/` depends on anything of ours outside it, nor on a crate that reaches a clock, thread, socket
 //!   or file. `wire` knows none of ours; `proto` and `entity` do not know each other.
-//! - A transport sees only `link` and `wire`; a store only `store` and `wire`.
-//! - Only the façade names a concrete transport or store.
+//! - A transport sees only `link` and `wire`; what keeps state or views (a store, a coordinator, or both) only `store`,
+//!   `coordinator` and `wire`.
+//! - `coordinator` sees only `wire` and `proto`, whose data types it passes on.
+//! - Only the façade names a concrete transport, store or coordinator that needs a server.
 //! - A published crate has a description, licence, repository, readme and settings for its documentation.
 //!
 //! # Not here
@@ -38,8 +40,14 @@ const IMPURE: &[&str] = &[
     "web-time",
 ];
 
-/// The crate that users depend on, and the only one that names concrete transports and stores.
+/// The crate that users depend on, and the only one that names concrete transports, stores and coordinators.
 const FACADE: &str = "runtime/epicserver";
+
+/// The crate of the trait of coordinators.
+const COORDINATOR: &str = "runtime/coordinator";
+
+/// What crates that keep state or views may see of ours.
+const SEEN_BY_KEEPERS: &[&str] = &["persistence/store", COORDINATOR, "fabric/wire"];
 
 /// A dependency of the shipped crate or of its build script.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -150,13 +158,16 @@ fn refused_ours(dir: &str, to: &str) -> Option<&'static str> {
         return refused_in_fabric(dir, to);
     }
     if is_concrete(to) && dir != FACADE {
-        return Some("only the façade names concrete transports and stores");
+        return Some("only the façade names concrete transports, stores and coordinators");
     }
     if dir.starts_with("transports/") && !["transports/link", "fabric/wire"].contains(&to) {
         return Some("a transport sees only link and wire");
     }
-    if dir.starts_with("persistence/") && !["persistence/store", "fabric/wire"].contains(&to) {
-        return Some("a store sees only store and wire");
+    if dir.starts_with("persistence/") && !SEEN_BY_KEEPERS.contains(&to) {
+        return Some("a store or a coordinator sees only the crate of its trait and wire");
+    }
+    if dir == COORDINATOR && !["fabric/wire", "fabric/proto"].contains(&to) {
+        return Some("the trait of coordinators sees only wire and proto");
     }
     None
 }
@@ -206,6 +217,19 @@ mod tests {
         assert!(!allowed("transports/tcp", "transports/shm"));
         assert!(!allowed("transports/link", "runtime/shard"));
         assert!(!allowed("persistence/redb", "fabric/node"));
+    }
+
+    #[test]
+    fn coordinators_see_their_trait_and_the_wire_and_the_trait_sees_no_host() {
+        assert!(allowed("persistence/etcd", COORDINATOR));
+        assert!(allowed("persistence/postgres", COORDINATOR));
+        assert!(!allowed("persistence/etcd", "fabric/proto"));
+        assert!(!allowed("persistence/etcd", "persistence/postgres"));
+        assert!(allowed(COORDINATOR, "fabric/proto"));
+        assert!(!allowed(COORDINATOR, "runtime/shard"));
+        assert!(!allowed(COORDINATOR, "persistence/etcd"));
+        assert!(!allowed("runtime/shard", "persistence/etcd"));
+        assert!(allowed(FACADE, "persistence/etcd"));
     }
 
     #[test]

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use epicserver_wire::{CallError, ChainId, ErrorKind, Ran, Time, Token};
 
-use crate::desk::{Desk, current};
+use crate::desk::{Desk, DeskId, current};
 use crate::syscall::{Answer, Syscall};
 
 /// How an answer is read.
@@ -26,7 +26,7 @@ pub struct Ask<R> {
 
 enum Stage {
     Made(Option<Syscall>),
-    Sent { desk: u32, token: Token },
+    Sent { desk: DeskId, token: Token },
     Over,
 }
 
@@ -112,7 +112,7 @@ impl<R> fmt::Debug for Ask<R> {
     }
 }
 
-fn give_up(desk: u32, token: Token) {
+fn give_up(desk: DeskId, token: Token) {
     if let Some(current) = current().filter(|current| current.id() == desk) {
         current.give_up(token);
     }
@@ -121,7 +121,7 @@ fn give_up(desk: u32, token: Token) {
 /// A clock that ticks: see [`At::interval`](crate::At::interval).
 pub struct Interval {
     start: Option<(Time, Duration)>,
-    sent: Option<(u32, Token)>,
+    sent: Option<(DeskId, Token)>,
 }
 
 impl Interval {

@@ -7,6 +7,8 @@
 //! - **D1** Calls leave in the order in which a turn made them: when it awaits or drops a later
 //!   one, when it yields, and when it ends.
 //! - **D2** A turn's calls stand above its floor in the outbox; a direct call's turn stacks on top.
+//! - **D3** The call that was made last stands apart until another one is made, a turn begins or ends, or it leaves:
+//!   most are awaited at once, and need neither a place in the outbox nor one in the table of tokens.
 //!
 //! # Not here
 //! What becomes of a syscall: the [`Host`] decides.
@@ -72,6 +74,52 @@ impl Turn {
         floor: 0,
         left: 0,
     };
+}
+
+/// The turn that runs, field by field: what is written in parts and read as a whole would be waited for.
+#[derive(Debug)]
+struct Current {
+    id: Cell<TurnId>,
+    place: Cell<Place>,
+    deadline: Cell<Time>,
+    waker: Cell<usize>,
+    floor: Cell<u32>,
+    left: Cell<u32>,
+}
+
+impl Current {
+    const fn new(Turn { id, place, deadline, waker, floor, left }: Turn) -> Self {
+        Self {
+            id: Cell::new(id),
+            place: Cell::new(place),
+            deadline: Cell::new(deadline),
+            waker: Cell::new(waker),
+            floor: Cell::new(floor),
+            left: Cell::new(left),
+        }
+    }
+
+    #[inline(always)]
+    fn get(&self) -> Turn {
+        Turn {
+            id: self.id.get(),
+            place: self.place.get(),
+            deadline: self.deadline.get(),
+            waker: self.waker.get(),
+            floor: self.floor.get(),
+            left: self.left.get(),
+        }
+    }
+
+    #[inline(always)]
+    fn set(&self, Turn { id, place, deadline, waker, floor, left }: Turn) {
+        self.id.set(id);
+        self.place.set(place);
+        self.deadline.set(deadline);
+        self.waker.set(waker);
+        self.floor.set(floor);
+        self.left.set(left);
+    }
 }
 
 /// A direct call of more than one turn that was let in, and what to restore when it is over.
@@ -144,19 +192,49 @@ pub trait Pending: Send + Sync {
     fn answer(&self, answer: Answer);
 }
 
+/// Which of the desks of a process a call was recorded at. Numbers come round again after [`COUNT`](Self::COUNT)
+/// others, far more than there are shards; then generations of tokens still tell calls apart.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct DeskId(pub(crate) u16);
+
+impl DeskId {
+    /// How many there are.
+    pub(crate) const COUNT: u16 = 4095;
+
+    fn next() -> Self {
+        use std::sync::atomic::{AtomicU16, Ordering};
+        static NEXT: AtomicU16 = AtomicU16::new(0);
+        let after = |id| Some((id + 1) % Self::COUNT);
+        let (Ok(id) | Err(id)) = NEXT.fetch_update(Ordering::Relaxed, Ordering::Relaxed, after);
+        Self(id)
+    }
+}
+
 /// Where the user code of one shard leaves its syscalls.
 pub struct Desk {
-    id: u32,
+    id: DeskId,
     host: Rc<dyn Host>,
     tickets: RefCell<Tickets>,
     outbox: RefCell<Vec<Token>>,
-    turn: Cell<Turn>,
+    /// The call that was made last (**D3**).
+    latest: Cell<Option<Latest>>,
+    /// The token of a call that needed none: for the next one.
+    spare: Cell<Option<Token>>,
+    turn: Current,
     path: RefCell<Path>,
     now: Cell<Time>,
     depth: Cell<u32>,
     budget: Cell<u32>,
     origin: u64,
     serial: Cell<u64>,
+}
+
+/// A call that stands apart (**D3**).
+#[derive(Clone, Copy)]
+struct Latest {
+    token: Token,
+    /// Takes it out of the pool of its method, where it lies meanwhile: there its type is known.
+    take: fn() -> Option<Request>,
 }
 
 thread_local! {
@@ -185,14 +263,14 @@ impl Desk {
     /// A desk of `host`. `origin` tells its chains apart from those of every other desk.
     #[must_use]
     pub fn new(host: Rc<dyn Host>, origin: u64) -> Rc<Self> {
-        use std::sync::atomic::{AtomicU32, Ordering};
-        static IDS: AtomicU32 = AtomicU32::new(0);
         Rc::new(Self {
-            id: IDS.fetch_add(1, Ordering::Relaxed),
+            id: DeskId::next(),
             host,
             tickets: RefCell::default(),
             outbox: RefCell::default(),
-            turn: Cell::new(Turn::NONE),
+            latest: Cell::new(None),
+            spare: Cell::new(None),
+            turn: Current::new(Turn::NONE),
             path: RefCell::default(),
             now: Cell::new(Time::ZERO),
             depth: Cell::new(0),
@@ -249,7 +327,7 @@ impl Desk {
         self.depth.set(self.depth.get() - 1);
     }
 
-    pub(crate) fn id(&self) -> u32 {
+    pub(crate) fn id(&self) -> DeskId {
         self.id
     }
 
@@ -285,12 +363,13 @@ impl Desk {
 
     /// The turn that runs is polled with this waker (its data pointer, as a number).
     pub fn set_waker(&self, waker: usize) {
-        self.turn.set(Turn { waker, ..self.turn.get() });
+        self.turn.waker.set(waker);
     }
 
     /// Begins a turn on top of the one that runs (**D2**), which is given back.
     #[inline]
     pub fn begin(&self, id: TurnId, place: Place, deadline: Time, waker: usize) -> Turn {
+        self.settle();
         let outer = self.turn.get();
         let floor = u32::try_from(self.outbox.borrow().len()).unwrap_or(u32::MAX);
         self.turn.set(Turn { id, place, deadline, waker, floor, left: floor });
@@ -300,7 +379,8 @@ impl Desk {
     /// The turn yields or ends: what it made leaves (**D1**), and `outer` goes on.
     #[inline]
     pub fn end(&self, outer: Turn) {
-        let left = self.turn.get().left as usize;
+        self.settle();
+        let left = self.turn.left.get() as usize;
         if self.outbox.borrow().len() > left {
             self.flush();
         }
@@ -309,43 +389,102 @@ impl Desk {
 
     /// Everything that the turn made leaves (**D1**).
     pub fn flush(&self) {
+        self.settle();
         while let Some(token) = self.next_made() {
             self.let_go(token);
         }
     }
 
-    fn next_made(&self) -> Option<Token> {
-        let mut turn = self.turn.get();
-        let mut outbox = self.outbox.borrow_mut();
-        let token = outbox.get(turn.left as usize).copied()?;
-        turn.left += 1;
-        if turn.left as usize == outbox.len() {
-            outbox.truncate(turn.floor as usize);
-            turn.left = turn.floor;
+    /// The call that was made last joins those that were made before it (**D3**).
+    #[inline]
+    fn settle(&self) {
+        if let Some(latest) = self.latest.take() {
+            self.settle_latest(latest);
         }
-        self.turn.set(turn);
-        Some(token)
     }
 
-    /// Puts a call into the outbox.
-    #[inline(always)]
-    pub(crate) fn make(&self, request: Request) -> Result<Token, Request> {
+    #[inline(never)]
+    fn settle_latest(&self, Latest { token, take }: Latest) {
+        if let Some(request) = take() {
+            self.join(token, request);
+        }
+    }
+
+    fn join(&self, token: Token, request: Request) {
         if self.outbox.borrow().len() >= limits::OUTBOX_MAX {
             self.flush();
         }
-        let token = self.tickets.borrow_mut().make(request)?;
+        self.tickets.borrow_mut().keep(token, request);
         self.outbox.borrow_mut().push(token);
-        Ok(token)
+    }
+
+    fn next_made(&self) -> Option<Token> {
+        let left = self.turn.left.get();
+        let mut outbox = self.outbox.borrow_mut();
+        let token = outbox.get(left as usize).copied()?;
+        let left = left + 1;
+        self.turn.left.set(left);
+        if left as usize == outbox.len() {
+            let floor = self.turn.floor.get();
+            outbox.truncate(floor as usize);
+            self.turn.left.set(floor);
+        }
+        Some(token)
+    }
+
+    /// Records a call that stands apart from now on, and that `take` gives; `None` if there are too many.
+    #[inline]
+    pub(crate) fn make(&self, take: fn() -> Option<Request>) -> Option<Token> {
+        self.settle();
+        let spare = self.spare.take();
+        let token = spare.or_else(|| self.tickets.borrow_mut().reserve())?;
+        self.latest.set(Some(Latest { token, take }));
+        Some(token)
+    }
+
+    /// The call of `token` does not stand apart after all: this is it.
+    #[cold]
+    pub(crate) fn made(&self, token: Token, request: Request) {
+        self.latest.set(None);
+        self.join(token, request);
     }
 
     pub(crate) fn amend(&self, token: Token, change: impl FnOnce(&mut Terms)) {
+        self.settle();
         if let Some(terms) = self.tickets.borrow_mut().terms(token) {
             change(terms);
         }
     }
 
+    /// Whether the call of `token` stands apart. If so, it is the caller's from now on, and everything that was
+    /// made before it leaves.
+    #[inline]
+    pub(crate) fn take_latest(&self, token: Token) -> bool {
+        if self.latest.get().is_none_or(|latest| latest.token != token) {
+            return false;
+        }
+        self.latest.set(None);
+        while let Some(next) = self.next_made() {
+            self.let_go(next);
+        }
+        true
+    }
+
+    /// The call of `token`, which stood apart, has left and is under way.
+    #[inline]
+    pub(crate) fn sent(&self, token: Token) {
+        self.tickets.borrow_mut().sent(token);
+    }
+
+    /// The call of `token`, which stood apart, is over already.
+    #[inline]
+    pub(crate) fn needs_no_token(&self, token: Token) {
+        if let Some(other) = self.spare.replace(Some(token)) {
+            self.end_token(other);
+        }
+    }
+
     /// Everything that was made up to `token` leaves, but for `token` itself, which is given.
-    #[inline(always)]
     pub(crate) fn take_made(&self, token: Token) -> Option<(Request, Terms)> {
         let made = self.tickets.borrow_mut().leave(token)?;
         while let Some(next) = self.next_made() {
@@ -360,7 +499,7 @@ impl Desk {
     /// When a call that leaves now is given up.
     pub(crate) fn deadline(&self, terms: Terms) -> Time {
         const DEFAULT: u64 = limits::CALL_TIMEOUT.as_secs() * 1_000_000_000;
-        terms.deadline(self.now(), DEFAULT).min(self.turn.get().deadline)
+        terms.deadline(self.now(), DEFAULT).min(self.turn.deadline.get())
     }
 
     /// Fills in who waits, for how long, and on whose behalf.
@@ -375,11 +514,12 @@ impl Desk {
             None => {
                 head.deadline = terms.deadline(self.now(), u64::MAX);
                 head.caller = Caller::Nobody;
-                head.path = Path::default();
+                // Else a tell would not be let in where the calls of its turn are, and be passed by them (I4).
+                head.path = Path::default().born_under(self.path.borrow().born());
             }
         }
         if !head.path.chain().is_some() {
-            head.path = Path::new(self.new_chain());
+            head.path = Path::new(self.new_chain()).born_under(head.path.born());
         }
     }
 
@@ -429,16 +569,23 @@ impl Desk {
         if let Some(answer) = answer {
             return Poll::Ready(answer);
         }
-        let turn = self.turn.get();
+        let turn = self.turn.id.get();
         // The task's own waker needs no cloning: its id says as much.
-        let own = turn.id != TurnId::NONE && cx.waker().data().addr() == turn.waker;
-        if own && self.tickets.borrow_mut().set_turn(token, turn.id) {
+        let own = turn != TurnId::NONE && cx.waker().data().addr() == self.turn.waker.get();
+        if own && self.tickets.borrow_mut().set_turn(token, turn) {
             return Poll::Pending;
         }
-        let waiter = if own { Waiter::Turn(turn.id) } else { Waiter::Waker(cx.waker().clone()) };
+        let waiter = if own { Waiter::Turn(turn) } else { Waiter::Waker(cx.waker().clone()) };
         let before = self.tickets.borrow_mut().set_waiter(token, waiter);
         drop(before);
         Poll::Pending
+    }
+}
+
+impl Drop for Desk {
+    fn drop(&mut self) {
+        // A call that nobody sends any more must not be taken for the next desk's.
+        drop(self.latest.take().and_then(|latest| (latest.take)()));
     }
 }
 

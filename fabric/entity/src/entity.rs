@@ -190,6 +190,8 @@ pub struct TypeInfo {
     pub name: &'static str,
     /// Its id.
     pub id: TypeId,
+    /// Where its entities may be placed.
+    pub class: ClassId,
     /// How long its activations may be idle.
     pub idle: Option<Duration>,
     /// Every method that can be called.
@@ -205,6 +207,7 @@ impl TypeInfo {
         Self {
             name: T::NAME,
             id: T::TYPE_ID,
+            class: T::CLASS,
             idle: T::IDLE,
             methods: T::METHODS,
             new_cell: |id| Rc::new(StateCell::<T>::new(id)),

@@ -11,7 +11,7 @@
 //! Where an envelope goes.
 
 use std::any::Any;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::rc::Rc;
 
@@ -47,6 +47,18 @@ pub enum Caller {
         /// The token.
         token: Token,
     },
+    /// Nobody, and another shard of this node has made it: it goes back there if it cannot run here.
+    Teller {
+        /// Which shard.
+        shard: ShardId,
+    },
+    /// Nobody, and a shard of another node has made it.
+    RemoteTeller {
+        /// The link that it came by.
+        link: LinkId,
+        /// The shard there.
+        shard: ShardId,
+    },
 }
 
 /// What a call carries beside its arguments.
@@ -63,6 +75,8 @@ pub struct Head {
     pub caller: Caller,
     /// Where the callee's activation was last seen; a hint.
     pub place: Place,
+    /// Which of those that were at that place it was, as the host counts them; 0 if that is not known.
+    pub birth: u32,
 }
 
 // What is written at each call fits one cache line; the id before it is only read, and stays with
@@ -79,25 +93,39 @@ pub struct Envelope<M: Method> {
 
 impl<M: Method> Envelope<M> {
     /// A call of `target` that has not left yet.
+    #[inline]
     pub(crate) fn new(target: &Target, args: M::Args) -> Box<Self> {
-        let Some(mut spare) = M::pool().with(Pool::take_envelope) else {
-            let head = Head {
-                to: target.id().clone(),
-                place: target.place(),
-                caller: Caller::Nobody,
-                path: Path::default(),
-                deadline: Time::MAX,
-            };
-            return Box::new(Self { head, args: Some(args), reply: None });
+        M::pool().with(|pool| pool.fill(target, args))
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn first(target: &Target) -> Box<Self> {
+        let head = Head {
+            to: target.id().clone(),
+            place: target.place(),
+            birth: 0,
+            caller: Caller::Nobody,
+            path: Path::default(),
+            deadline: Time::MAX,
         };
-        // The rest of the head is written when the call leaves, unless it runs directly.
-        // A spare of the last call to the same entity still knows where that was.
-        if spare.head.to != *target.id() {
-            spare.head.to = target.id().clone();
-            spare.head.place = target.place();
+        Box::new(Self { head, args: None, reply: None })
+    }
+
+    /// Aims an emptied envelope. The rest of its head is written when the call leaves, unless it runs directly.
+    #[inline]
+    fn aim(&mut self, target: &Target) {
+        // One of the last call to the same entity still knows where that was.
+        if self.head.to != *target.id() {
+            self.head.to = target.id().clone();
+            (self.head.place, self.head.birth) = (target.place(), 0);
         }
-        spare.args = Some(args);
-        spare
+    }
+
+    /// What a call carries beside its arguments.
+    #[inline]
+    pub(crate) fn head_mut(&mut self) -> &mut Head {
+        &mut self.head
     }
 
     /// The call of `target` whose arguments lie in `part`.
@@ -141,9 +169,12 @@ impl<M: Method> fmt::Debug for Envelope<M> {
     }
 }
 
-/// What is kept for reuse of one method on one thread. Bounded by [`limits::POOL_MAX`].
+/// What is kept for reuse of one method on one thread, bounded by [`limits::POOL_MAX`]; and the method's call that
+/// was made last, while it stands apart at its desk.
 pub struct Pool<M: Method> {
-    envelopes: RefCell<Vec<Box<Envelope<M>>>>,
+    latest: Cell<Option<Box<Envelope<M>>>>,
+    spare: Cell<Option<Box<Envelope<M>>>>,
+    spares: RefCell<Vec<Box<Envelope<M>>>>,
     slots: RefCell<Vec<Box<dyn Any>>>,
 }
 
@@ -151,20 +182,57 @@ impl<M: Method> Pool<M> {
     /// A pool with nothing in it.
     #[must_use]
     pub const fn new() -> Self {
-        Self { envelopes: RefCell::new(Vec::new()), slots: RefCell::new(Vec::new()) }
+        Self {
+            latest: Cell::new(None),
+            spare: Cell::new(None),
+            spares: RefCell::new(Vec::new()),
+            slots: RefCell::new(Vec::new()),
+        }
     }
 
     #[inline]
-    fn take_envelope(&self) -> Option<Box<Envelope<M>>> {
-        self.envelopes.borrow_mut().pop()
+    fn fill(&self, target: &Target, args: M::Args) -> Box<Envelope<M>> {
+        let spare = self.spare.take().or_else(|| self.spares.borrow_mut().pop());
+        let mut envelope = spare.unwrap_or_else(|| Envelope::first(target));
+        envelope.aim(target);
+        envelope.args = Some(args);
+        envelope
     }
 
     #[inline]
     fn keep_envelope(&self, envelope: Box<Envelope<M>>) {
-        let mut envelopes = self.envelopes.borrow_mut();
-        if envelopes.len() < limits::POOL_MAX {
-            envelopes.push(envelope);
+        if let Some(other) = self.spare.replace(Some(envelope)) {
+            self.keep_another(other);
         }
+    }
+
+    fn keep_another(&self, envelope: Box<Envelope<M>>) {
+        let mut spares = self.spares.borrow_mut();
+        if spares.len() < limits::POOL_MAX {
+            spares.push(envelope);
+        }
+    }
+
+    /// Makes the call of `target` that stands apart. Gives it back if another desk of this thread has such a call.
+    #[inline]
+    pub(crate) fn make(&self, target: &Target, args: M::Args) -> Result<(), Box<Envelope<M>>> {
+        let envelope = self.fill(target, args);
+        match self.latest.take() {
+            None => {
+                self.latest.set(Some(envelope));
+                Ok(())
+            }
+            another @ Some(_) => {
+                self.latest.set(another);
+                Err(envelope)
+            }
+        }
+    }
+
+    /// Takes the call that stands apart.
+    #[inline]
+    pub(crate) fn take_latest(&self) -> Option<Box<Envelope<M>>> {
+        self.latest.take()
     }
 
     #[inline]
@@ -189,7 +257,7 @@ impl<M: Method> Default for Pool<M> {
 
 impl<M: Method> fmt::Debug for Pool<M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Pool").field("envelopes", &self.envelopes.borrow().len()).finish()
+        f.debug_struct("Pool").field("spares", &self.spares.borrow().len()).finish_non_exhaustive()
     }
 }
 

@@ -160,14 +160,25 @@ impl Tickets {
         Some(Token::new(index, 0))
     }
 
-    /// A token for a call that has not left yet; gives the call back if the table is full (**C2**).
+    /// A token for a call that has not left yet; `None` if the table is full (**C2**).
     #[inline]
-    pub(crate) fn make(&mut self, request: Request) -> Result<Token, Request> {
-        let Some(token) = self.insert(Phase::Made, false) else { return Err(request) };
-        if let Some(ticket) = self.tickets.get_mut(token.index() as usize) {
+    pub(crate) fn reserve(&mut self) -> Option<Token> {
+        self.insert(Phase::Made, false)
+    }
+
+    /// Keeps the call of a token that was reserved, until it leaves.
+    pub(crate) fn keep(&mut self, token: Token, request: Request) {
+        if let Some(ticket) = self.get(token) {
             ticket.made = Some(request);
         }
-        Ok(token)
+    }
+
+    /// The call of `token`, which was only reserved, has left: from now on the token waits.
+    #[inline]
+    pub(crate) fn sent(&mut self, token: Token) {
+        if let Some(ticket) = self.get(token) {
+            ticket.phase = Phase::Sent;
+        }
     }
 
     /// A token for a syscall that leaves now; `None` if the table is full (**C2**).
@@ -204,6 +215,12 @@ impl Tickets {
     #[must_use]
     pub fn waits(&mut self, token: Token) -> bool {
         self.get(token).is_some_and(|ticket| ticket.phase == Phase::Sent)
+    }
+
+    /// The tokens that are out and unanswered.
+    pub fn waiting(&self) -> impl Iterator<Item = Token> {
+        let tickets = (0..).zip(&self.tickets).filter(|(_, ticket)| ticket.phase == Phase::Sent);
+        tickets.map(|(index, ticket)| Token::new(index, ticket.generation))
     }
 
     /// Answers `token`, and says who is to be told. `Err` gives the answer back: the token was
@@ -352,6 +369,15 @@ mod tests {
         assert_eq!(tickets.answer(token, Answer::Wall(1)).unwrap_err(), Answer::Wall(1));
         assert_eq!(tickets.take(token), Some(Answer::Done));
         assert_eq!(tickets.take(token), None);
+    }
+
+    #[test]
+    fn those_that_wait_are_those_that_are_out_and_unanswered() {
+        let mut tickets = Tickets::default();
+        let [free, answered, waits] = [(); 3].map(|()| tickets.send(false).unwrap());
+        drop(tickets.free(free));
+        assert!(tickets.answer(answered, Answer::Done).is_ok());
+        assert_eq!(tickets.waiting().collect::<Vec<_>>(), [waits]);
     }
 
     #[test]

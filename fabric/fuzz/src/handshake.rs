@@ -166,6 +166,7 @@ impl World {
                     assert_ne!(peer.node, NodeId::new(1));
                     self.established = true;
                 }
+                Effect::Control(_) => assert!(self.established, "control before the proof"),
                 Effect::Close(_) => self.closed = true,
             }
         }
@@ -208,7 +209,7 @@ impl World {
 fn payload(effect: &Effect) -> Option<&[u8]> {
     match effect {
         Effect::Send { payload, .. } => Some(payload),
-        Effect::Established(_) | Effect::Close(_) => None,
+        Effect::Established(_) | Effect::Control(_) | Effect::Close(_) => None,
     }
 }
 
@@ -231,18 +232,5 @@ fn changed(mut bytes: Vec<u8>, input: &mut Input<'_>) -> Vec<u8> {
 }
 
 fn kind(byte: u8) -> Kind {
-    let kinds = [
-        Kind::Call,
-        Kind::Tell,
-        Kind::Reply,
-        Kind::Failed,
-        Kind::Cancel,
-        Kind::Credit,
-        Kind::Chunk,
-        Kind::Ping,
-        Kind::Pong,
-        Kind::Goodbye,
-        Kind::Handshake,
-    ];
-    kinds[usize::from(byte) % kinds.len()]
+    Kind::ALL[usize::from(byte) % Kind::ALL.len()]
 }

@@ -11,13 +11,19 @@ mod chunks;
 mod framing;
 mod handshake;
 mod header;
+mod hostlist;
 mod input;
+#[path = "../../../runtime/epicserver/src/discovery/hostlist.rs"]
+mod lists;
 mod payload;
 pub mod seeds;
 mod stream;
+mod view;
 
 pub use chunks::chunks;
 pub use handshake::handshake;
 pub use header::header;
+pub use hostlist::hostlist;
 pub use payload::payload;
 pub use stream::stream;
+pub use view::view;

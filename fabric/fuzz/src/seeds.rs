@@ -1,10 +1,11 @@
 //! What the fuzzer begins with: a few inputs of each target, made here, and kept beside the
 //! code. Tests compare and try them.
 
+use epicserver_proto::view::{Delta, Member, Past, Record, Share, View, Wants};
 use epicserver_wire::frame::FrameMut;
 use epicserver_wire::header::{Header, Kind, Opened, append};
 use epicserver_wire::{
-    ChainId, ClassId, EntityId, IntoKey as _, Path, SectionId, ShardId, Time, TypeId,
+    Born, ChainId, ClassId, EntityId, IntoKey as _, NodeId, Path, SectionId, ShardId, Time, TypeId,
 };
 
 /// Inputs by their names.
@@ -17,13 +18,15 @@ pub type Target = (&'static str, fn(&[u8]), Seeds);
 /// # Panics
 /// If a sample cannot be made.
 #[must_use]
-pub fn targets() -> [Target; 5] {
+pub fn targets() -> [Target; 6] {
     [
         ("chunks", crate::chunks, chunks()),
         ("handshake", handshake, handshakes()),
         ("header", crate::header, headers()),
+        ("hostlist", crate::hostlist, hostlists()),
         ("payload", crate::payload, crate::payload::samples::all()),
         ("stream", crate::stream, streams()),
+        ("view", crate::view, views()),
     ]
 }
 
@@ -40,7 +43,7 @@ fn frame() -> [Vec<u8>; 3] {
     let mut frame = FrameMut::detached(1024);
     let plain = |kind| Header::new(kind, ShardId::new(1), ShardId::new(2));
     let to = EntityId::new(TypeId::of("Player"), ClassId::of("gpu"), Some(7), "bob".into_key());
-    let path = Path::new(ChainId::new(Time::from_nanos(5), 6));
+    let path = Path::new(ChainId::new(Time::from_nanos(5), 6)).born_under(Born::under(4));
     let path = path.with(SectionId::new(1, 2)).and_then(|path| path.with(SectionId::new(1, 3)));
     let path = path.expect("two sections are not too many");
     let ends = [Some(Kind::Call), None, Some(Kind::Chunk)].map(|kind| {
@@ -58,12 +61,42 @@ fn frame() -> [Vec<u8>; 3] {
     ends.map(|(start, end)| frame.bytes()[start..end].to_vec())
 }
 
+/// What two shards say about views.
+fn views() -> Vec<u8> {
+    let mut frame = FrameMut::detached(1024);
+    for kind in [Kind::Flush, Kind::Moved, Kind::Flushed] {
+        let header = Header::new(kind, ShardId::new(1), ShardId::new(2)).under(5);
+        let slots: &[u8] = if kind == Kind::Flushed { &[0, 0, 7, 0] } else { &[] };
+        assert!(append(&mut frame, &header, slots), "it has room");
+    }
+    frame.bytes().to_vec()
+}
+
 fn headers() -> Seeds {
     let [call, ping, chunk] = frame();
     let all = [&call[..], &ping, &chunk].concat();
     let mut later = ping.clone();
     later[0] = 2;
-    named([("call", call), ("chunk", chunk), ("ping", ping), ("three", all), ("version", later)])
+    named([
+        ("call", call),
+        ("chunk", chunk),
+        ("ping", ping),
+        ("three", all),
+        ("version", later),
+        ("views", views()),
+    ])
+}
+
+fn hostlists() -> Seeds {
+    let text = |text: &str| text.as_bytes().to_vec();
+    named([
+        ("plain", text("left,right.example")),
+        ("ranges", text("n[001-012,7],login-[1-2]")),
+        ("brackets", text("rack[0-1]node[00-03]-ib[1,3].example")),
+        ("many", text("n[0-9][0-9][0-9]")),
+        ("open", text("n[1-2],m[3")),
+        ("counts", text("4(x2),1,12(x3)")),
+    ])
 }
 
 fn streams() -> Seeds {
@@ -116,4 +149,44 @@ fn chunks() -> Seeds {
         vec![1, 0, 0, 16, 7, 0, 1, 0, 9, 1, 0xff, 0xff, 1, 0xff, 0xff, 2, 1, 64, 0, 3, 0, 0];
     let session = vec![2, 1, 0, 5, 0, 1, 1, 0, 5, 0, 2, 9, 0, 0, 0, 3, 7, 18, 0, 8, 0, 0, 3];
     named([("incoming", incoming), ("transfers", transfers), ("session", session)])
+}
+
+/// The first byte is a choice of `view`.
+fn views() -> Seeds {
+    let member = |node, name: &str| Member {
+        addresses: vec!["tcp://10.0.0.1:7".to_owned()],
+        name: name.to_owned(),
+        ..Member::of(NodeId::new(node), 2)
+    };
+    let share = Share { weight: 7, classes: vec![ClassId::of("gpu")], ..Share::of(NodeId::new(3)) };
+    let history = vec![Past { number: 4, shares: vec![Share::of(NodeId::new(1)), share] }];
+    let before = View { number: 5, members: vec![member(1, "a"), member(3, "")], history };
+    let leaving = Member { leaving: true, ..member(1, "a") };
+    let history = vec![before.as_past()];
+    let after = View { number: 6, members: vec![leaving, member(2, "b")], history };
+    let delta = Delta::between(&before, &after).expect("its history is that view");
+    let first = View { number: 2, members: vec![member(1, "a")], history: Vec::new() };
+    let grown = Delta::between(&View { number: 1, members: Vec::new(), ..first.clone() }, &first);
+    let record = Record { member: member(1, "a"), wants: Wants::Stay, settled: 5 };
+    let marked = |what: u8, bytes: Vec<u8>| [&[what], &bytes[..]].concat();
+    // By a view, of the default class: a list of slots, and bits.
+    let about = |what: u8, number: u8| [&[3, what, number], &[0; 9][..]].concat();
+    let ping = [
+        &[3, 1][..],
+        &[2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+        &[1, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+        &[0, 9, 0, 0],
+    ];
+    let mut bits = [&about(3, 4)[..], &[1, 0, 0]].concat();
+    bits.extend([0xf0; 2048]);
+    named([
+        ("asked", [&about(2, 3)[..], &[0, 1, 0, 2, 0, 7, 1]].concat()),
+        ("released", bits),
+        ("suspicion", ping.concat()),
+        ("whole", [&[3, 4], &after.write()[..]].concat()),
+        ("delta", marked(2, delta.write())),
+        ("grown", marked(2, grown.expect("it has no history").write())),
+        ("record", marked(1, record.write())),
+        ("view", marked(0, after.write())),
+    ])
 }

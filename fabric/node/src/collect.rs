@@ -12,9 +12,11 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use epicserver_entity::{Activation, AnyCell, Desk, Head, Place, TurnId, detached};
-use epicserver_wire::{EntityId, ErrorKind, Path, Time};
+use epicserver_proto::SlotId;
+use epicserver_wire::{ClassId, EntityId, ErrorKind, Path, Time};
 
 use crate::core::{Core, Mail, Ready, Table};
+use crate::realm::Traffic;
 use crate::turns::Task;
 
 /// What an activation takes beside its state: its entry, its place in the index, an allocation.
@@ -45,12 +47,16 @@ impl Core {
         let cell = (info.new_cell)(id.clone());
         let bytes = Self::bytes_of(&cell);
         self.make_room(desk, bytes)?;
+        let slot = (self.config.fabric && id.class() != ClassId::STATELESS).then(|| SlotId::of(id));
         let place = {
             let mut table = self.table.borrow_mut();
-            let inserted = table.insert(id.hash(), list, Rc::clone(&cell), self.time());
+            let inserted = table.insert(id.hash(), (list, slot), Rc::clone(&cell), self.time());
             inserted.map_err(|_| ErrorKind::Overloaded)?
         };
         cell.set_place(Place::new(place));
+        if self.traffic.get() == Traffic::Busy && self.is_emptied(slot) {
+            self.table.borrow_mut().set_emptied(place);
+        }
         self.count(|c| c.activated += 1);
         self.make_state(desk, place, &cell, &head.path)?;
         let bytes = Self::bytes_of(&cell);
@@ -127,7 +133,22 @@ impl Core {
         }
         self.drop_turns(desk, place);
         self.named.borrow_mut().remove(place);
-        self.table.borrow_mut().remove(place);
+        self.take_out(place);
+    }
+
+    /// Removes an activation that is over.
+    pub(crate) fn take_out(&self, place: u32) {
+        let (slot, state) = {
+            let mut table = self.table.borrow_mut();
+            (table.slot_of(place), table.remove(place))
+        };
+        // What it holds is the user's, and may call.
+        if catch_unwind(AssertUnwindSafe(|| drop(state))).is_err() {
+            self.count(|c| c.panics += 1);
+        }
+        if let Some(slot) = slot.filter(|_| self.traffic.get() == Traffic::Busy) {
+            self.vacated(slot);
+        }
     }
 
     /// After a panic: a fresh cell in the same place, for the calls that wait.
@@ -164,7 +185,7 @@ impl Core {
         types.map(|(list, info)| (list, info.idle.or(self.config.idle)))
     }
 
-    fn may_end(&self, desk: &Desk, turn: u32) -> bool {
+    pub(crate) fn may_end(&self, desk: &Desk, turn: u32) -> bool {
         // A method has a caller, what runs is not waiting, and a call of its own is not a tick.
         let waits = |task: &mut Task| {
             task.tick.filter(|_| task.running.is_some() && task.method.is_none() && task.asked == 0)
@@ -263,7 +284,7 @@ impl Core {
             waiting.push(mail);
         }
         self.table.borrow_mut().unschedule(place);
-        self.table.borrow_mut().remove(place);
+        self.take_out(place);
         self.count(|c| c.collected += 1);
         self.ending.set(outer_ending);
         for mail in waiting {
@@ -300,9 +321,12 @@ impl Core {
         settled && turns.into_iter().all(|turn| self.may_end(desk, turn))
     }
 
-    /// The shard ends: each activation runs its hook.
+    /// The shard ends: each activation runs its hook, if the node may still act.
     pub(crate) fn close(&self, desk: &Desk) {
         self.stop();
+        if self.is_lapsed() {
+            self.evict(desk);
+        }
         // What the hooks say to entities of this shard is not heard: it would wake them again.
         self.ending.set(true);
         for (list, _) in self.lists() {

@@ -15,7 +15,7 @@ pub struct Config {
     pub shard: ShardId,
     /// How many shards the node has.
     pub shards: u16,
-    /// Whether there may be other nodes: then a call waits until the members are known.
+    /// Whether there may be other nodes: then a call waits until there is a view.
     pub fabric: bool,
     /// Its number in the fabric, of 24 bits, which is drawn such that hardly any other shard has it.
     pub origin: u32,
@@ -31,6 +31,28 @@ pub struct Config {
     pub seed: u64,
     /// Told when a task is woken by a waker that left the shard.
     pub wakes: Arc<dyn WakeSink>,
+    /// A way to be wrong, for the simulator, which has to find it.
+    pub fault: Option<Fault>,
+}
+
+/// A known way for a shard to be wrong, that no fault of the world around it could show.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum Fault {
+    /// A call goes to the new owner of its slot though the old one has not said that all is decided.
+    ResendBeforeFlushed,
+    /// A call that is given back has run.
+    MovedButRan,
+    /// Turns run past the lease.
+    NoLeaseCheck,
+    /// Calls that wait for their slot to be served are forgotten.
+    DropHeldCalls,
+    /// A tell that is to be given back is forgotten.
+    ReturnedTellLost,
+    /// No chain but those that wait there is let in where a slot is emptied.
+    OldChainsTurnedAway,
+    /// A slot is said to be empty as soon as it is lost.
+    DrainedTooSoon,
 }
 
 impl std::fmt::Debug for Config {

@@ -14,31 +14,42 @@
 //! # Not here
 //! Clocks, threads, rings, sockets. Who the members of the fabric are.
 
+mod calls;
 mod collect;
 mod config;
 mod core;
+mod empty;
+mod holds;
+mod host;
+mod lease;
 mod named;
 mod outside;
+mod realm;
 mod remote;
 mod sections;
+mod tokens;
 mod turns;
+mod view;
 mod wake;
+mod ways;
 
 use std::rc::Rc;
 use std::sync::Arc;
 
 use epicserver_entity::{Answer, Desk, Host, Request, TurnId, detached};
-use epicserver_proto::Directory;
+use epicserver_proto::passage::Emptying;
+use epicserver_proto::{Ownership, SlotId};
 use epicserver_wire::frame::{Frame, FrameMut};
 use epicserver_wire::header::Violation;
-use epicserver_wire::{LinkId, NodeId, ShardId, Time, Token};
+use epicserver_wire::{LinkId, ShardId, Time, Token};
 
-pub use crate::config::Config;
+pub use crate::config::{Config, Fault};
 pub use crate::outside::{Inlet, RootTask};
 pub use crate::remote::LinkUp;
 pub use crate::wake::WakeSink;
 
 use crate::core::Core;
+use crate::realm::Lane;
 
 /// What one shard says to another.
 #[derive(Debug)]
@@ -51,6 +62,31 @@ pub enum Message {
         token: Token,
         /// The outcome.
         answer: Answer,
+    },
+    /// A call from there has not run: another node owns its callee, or the shard there does not know better.
+    Returned {
+        /// Which shard gives it back.
+        from: ShardId,
+        /// The view that it knows.
+        view: u64,
+        /// The call.
+        request: Request,
+    },
+    /// All that follows is said under a view, and all that came before it is to be decided.
+    Flush {
+        /// Which shard says so.
+        from: ShardId,
+        /// The number of the view.
+        view: u64,
+    },
+    /// It is: it has begun, waits at its owner, or has been given back.
+    Flushed {
+        /// Which shard says so.
+        from: ShardId,
+        /// The view of the flush.
+        view: u64,
+        /// The slots that are still emptied there.
+        emptying: Emptying,
     },
 }
 
@@ -79,13 +115,11 @@ pub enum Event {
         /// How many.
         count: u32,
     },
-    /// These are the members of the fabric from now on; this node is `me`.
-    Members {
-        /// This node.
-        me: NodeId,
-        /// Who owns what.
-        directory: Arc<Directory>,
-    },
+    /// This is who owns what from now on. The numbers of views rise; of one view, later snapshots serve more.
+    View(Arc<Ownership>),
+    /// The node's lease was ended, and it is none any more: all that it holds is dropped. It may become another
+    /// one by the next view.
+    Evicted,
     /// Another node can be reached.
     LinkUp(LinkUp),
     /// It cannot any more.
@@ -130,6 +164,21 @@ pub enum Effect {
         link: LinkId,
         /// What it sent.
         why: Violation,
+    },
+    /// By this view, and those before it, these slots were lost and nothing of them is left on this shard. Said for
+    /// each view, with all that were empty already, and whenever more of them are.
+    Drained {
+        /// The number of the view.
+        view: u64,
+        /// Which slots.
+        slots: Vec<SlotId>,
+        /// How many are not empty yet. If there are none, the shard holds nothing that the view does not give.
+        left: u32,
+    },
+    /// Somebody knows a later view: find out about it.
+    Behind {
+        /// The number of the view.
+        view: u64,
     },
     /// Answer with the wall clock.
     Wall {
@@ -185,6 +234,12 @@ pub struct Counters {
     pub remote: u64,
     /// Messages of other nodes that no sound one sends.
     pub violations: u64,
+    /// Calls that came back, since their callee's slot has gone elsewhere.
+    pub moved: u64,
+    /// Calls that waited for their callee's slot to be served.
+    pub held: u64,
+    /// Calls that were tried where their callee's slot is emptied.
+    pub tried: u64,
 }
 
 /// One shard.
@@ -207,23 +262,17 @@ impl Shard {
     pub fn handle(&mut self, now: Time, event: Event, out: &mut Vec<Effect>) {
         let _on = self.desk.enter();
         self.core.set_now(&self.desk, now);
-        match event {
-            Event::Message(Message::Call(request)) => self.core.arrive(&self.desk, request),
-            Event::Message(Message::Reply { token, answer })
-            | Event::Completed { token, answer } => self.core.complete(&self.desk, token, answer),
-            Event::Outside(inlet) => self.core.outside(&self.desk, inlet),
-            Event::Root(task) => self.core.root(&self.desk, detached(task.start())),
-            Event::Woken(turn) => self.core.woken(turn),
-            Event::Sent { to, count } => self.core.sent(to, count),
-            Event::Members { me, directory } => self.core.direct(&self.desk, me, directory),
-            Event::LinkUp(up) => self.core.link_up(&self.desk, &up),
-            Event::LinkDown(link) => self.core.link_down(&self.desk, link),
-            Event::LinkRoom(link) => self.core.link_room(link),
-            Event::Packet { link, frame } => self.core.packet(&self.desk, link, &frame),
-            Event::Stop => self.core.stop(),
-            Event::Close => self.core.close(&self.desk),
+        if let Some(event) = self.core.keep_back(event) {
+            self.core.happened(&self.desk, event);
         }
+        self.core.wind_up();
         self.core.take_effects(out);
+    }
+
+    /// The node's lease lasts until then: the shard does nothing past it, by the time that it is told. A shard that
+    /// was never told of a lease needs none.
+    pub fn lease(&mut self, until: Time) {
+        self.core.lease(until);
     }
 
     /// Fires timers, and runs what is ready: at most `steps` tasks or mailboxes. Says whether more
@@ -231,6 +280,16 @@ impl Shard {
     pub fn run(&mut self, now: Time, steps: u32, out: &mut Vec<Effect>) -> bool {
         let _on = self.desk.enter();
         self.core.set_now(&self.desk, now);
+        if self.core.is_lapsed() {
+            return false;
+        }
+        for _ in 0..steps {
+            if !self.core.has_backlog() {
+                break;
+            }
+            let event = self.core.next_kept();
+            event.into_iter().for_each(|event| self.core.happened(&self.desk, event));
+        }
         self.core.fire(&self.desk);
         for _ in 0..steps {
             if !self.core.step(&self.desk) {
@@ -238,6 +297,7 @@ impl Shard {
             }
         }
         self.core.collect(&self.desk);
+        self.core.wind_up();
         self.core.take_effects(out);
         self.core.has_ready()
     }
@@ -247,6 +307,9 @@ impl Shard {
     pub fn flush(&mut self, now: Time, out: &mut Vec<Effect>) {
         let _on = self.desk.enter();
         self.core.set_now(&self.desk, now);
+        if self.core.is_lapsed() {
+            return;
+        }
         self.core.flush_remote(&self.desk);
         self.core.take_effects(out);
     }
@@ -279,6 +342,37 @@ impl Shard {
     #[must_use]
     pub fn activations(&self) -> (u32, u64) {
         self.core.activations()
+    }
+}
+
+impl Core {
+    /// Something happened that may be handled now.
+    fn happened(&self, desk: &Desk, event: Event) {
+        match event {
+            Event::Message(Message::Call(request)) => self.admit(desk, request, true),
+            Event::Message(Message::Reply { token, answer })
+            | Event::Completed { token, answer } => self.complete(desk, token, answer),
+            Event::Message(Message::Returned { from, view, request }) => {
+                self.returned(desk, (from, view), request);
+            }
+            Event::Message(Message::Flush { from, view }) => self.flush_of(desk, from, view),
+            Event::Message(Message::Flushed { from, view, emptying }) => {
+                // A shard of this node answers what it was asked; after an eviction nobody has asked.
+                let _unasked = self.flushed(desk, Lane::Here(from), view, emptying);
+            }
+            Event::Outside(inlet) => self.outside(desk, inlet),
+            Event::Root(task) => self.root(desk, detached(task.start())),
+            Event::Woken(turn) => self.woken(turn),
+            Event::Sent { to, count } => self.sent(to, count),
+            Event::View(ownership) => self.view(desk, ownership),
+            Event::Evicted => self.evict(desk),
+            Event::LinkUp(up) => self.link_up(desk, &up),
+            Event::LinkDown(link) => self.link_down(desk, link),
+            Event::LinkRoom(link) => self.link_room(link),
+            Event::Packet { link, frame } => self.packet(desk, link, &frame),
+            Event::Stop => self.stop(),
+            Event::Close => self.close(desk),
+        }
     }
 }
 

@@ -14,7 +14,8 @@ use std::collections::{BTreeMap, VecDeque};
 use epicserver_entity::{Answer, Desk, Syscall};
 use epicserver_wire::{CallError, ErrorKind, Path, SectionId, Time, Token, limits};
 
-use crate::core::{Core, Timer};
+use crate::core::Core;
+use crate::tokens::Timer;
 
 #[derive(Debug, Default)]
 struct Lock {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use epicserver_entity::{Answer, Caller, Desk, Pending, Request, Waiter};
 use epicserver_wire::{CallError, ErrorKind, Path, Time, limits};
 
-use crate::core::{Core, Timer};
+use crate::core::Core;
 
 /// A call of a thread that runs no entities.
 pub struct Inlet {
@@ -81,7 +81,7 @@ impl Core {
             let before = desk.tickets().borrow_mut().set_waiter(token, Waiter::Outside(pending));
             drop(before);
             request.head_mut().caller = Caller::Token { shard: self.shard_id(), token };
-            self.arm(token, deadline, Timer::Deadline(token));
+            self.arm_call(token, deadline, None);
         }
         self.route(desk, request, true);
     }

@@ -1,4 +1,4 @@
-//! Other nodes, as one shard sees them: who owns what, and the calls that are under way to them.
+//! Other nodes, as one shard sees them: the links to them, and the calls that are under way there.
 //!
 //! # Invariants
 //! - **R1** Each token of a call that left for another node has one outcome: its reply, its refusal, its
@@ -6,28 +6,33 @@
 //! - **R2** No user code runs while the table of peers is borrowed.
 //!
 //! # Not here
-//! Who the members are; bytes on a wire; how a message is written (`link`, `bulk`).
+//! Who owns what (`ways`); bytes on a wire; what comes (`receive`), what waits to leave (`link`) and how it is
+//! written (`leave`, `bulk`).
 
 mod bulk;
+mod leave;
 mod link;
+mod receive;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use epicserver_entity::{Answer, Caller, Desk, Place, Request, Target};
-use epicserver_proto::Directory;
+use epicserver_entity::{Answer, Caller, Desk, Request};
+use epicserver_proto::Ownership;
+use epicserver_proto::passage::{Emptying, Passage};
 use epicserver_proto::session::Window;
 use epicserver_proto::spares::Spares;
-use epicserver_wire::frame::{Frame, Slots};
-use epicserver_wire::header::{Credit, Header, Kind, Message as Parsed, Violation};
+use epicserver_wire::frame::Slots;
 use epicserver_wire::{
-    CallError, ChainId, Codec, ErrorKind, LinkId, MethodId, NodeId, Ran, Rkyv, ShardId, Time,
-    Token, limits,
+    CallError, ChainId, ErrorKind, LinkId, MethodId, NodeId, Ran, ShardId, Time, Token, limits,
 };
 
 use crate::Effect;
 use crate::core::Core;
+use crate::realm::Lane;
 pub(crate) use crate::remote::link::Posted;
-use crate::remote::link::{Answering, Left, Link, Outcome};
+use crate::remote::link::{Answering, Back, Left, Link, Outcome};
+use crate::tokens::Way;
 
 /// A link to another node that can be used.
 #[derive(Clone, Debug)]
@@ -60,9 +65,8 @@ struct Peer {
 }
 
 impl Peer {
-    fn waiting(&mut self) -> impl Iterator<Item = &mut Posted> {
-        let link = self.link.as_mut().map(Link::posted).into_iter().flatten();
-        self.waiting.iter_mut().chain(link)
+    fn new(node: NodeId) -> Self {
+        Self { node, link: None, waiting: Vec::new(), dirty: false }
     }
 }
 
@@ -76,11 +80,14 @@ struct Sent {
 /// What a shard knows of other nodes.
 #[derive(Default)]
 pub(crate) struct Remote {
-    me: Option<NodeId>,
-    directory: Option<Arc<Directory>>,
     /// The peer of each member; `None` for this node itself.
     owners: Vec<Option<usize>>,
+    /// The number of the view; 0 if there is none.
+    view: u64,
     peers: Vec<Peer>,
+    by_node: BTreeMap<NodeId, usize>,
+    /// The peers that links lead to, by link.
+    links: Vec<(LinkId, usize)>,
     calls: Vec<Option<Sent>>,
     dirty: Vec<usize>,
     /// Memory of long messages that came.
@@ -91,16 +98,85 @@ pub(crate) struct Remote {
 
 impl Remote {
     fn peer_of(&mut self, node: NodeId) -> usize {
-        if let Some(at) = self.peers.iter().position(|peer| peer.node == node) {
-            return at;
+        if let Some(at) = self.by_node.get(&node) {
+            return *at;
         }
-        self.peers.push(Peer { node, link: None, waiting: Vec::new(), dirty: false });
-        self.peers.len() - 1
+        let unused = |peer: &Peer| peer.link.is_none() && !peer.dirty && peer.waiting.is_empty();
+        let named = |peer: &Peer| self.by_node.contains_key(&peer.node);
+        let at = self.peers.iter().position(|peer| unused(peer) && !named(peer));
+        let at = match at {
+            Some(at) => {
+                self.peers[at] = Peer::new(node);
+                at
+            }
+            None => {
+                self.peers.push(Peer::new(node));
+                self.peers.len() - 1
+            }
+        };
+        self.by_node.insert(node, at);
+        at
     }
 
-    fn by_link(&mut self, link: LinkId) -> Option<(usize, &mut Link)> {
-        let mut peers = self.peers.iter_mut().enumerate();
-        peers.find_map(|(at, peer)| Some((at, peer.link.as_mut().filter(|l| l.id == link)?)))
+    pub(crate) fn by_link(&mut self, link: LinkId) -> Option<(usize, &mut Link)> {
+        let at = self.links.binary_search_by_key(&link, |(link, _)| *link).ok()?;
+        let (_, at) = self.links[at];
+        Some((at, self.peers.get_mut(at)?.link.as_mut()?))
+    }
+
+    /// The link to `node`, if there is one.
+    pub(crate) fn link_to(&mut self, node: NodeId) -> Option<&mut Link> {
+        let at = *self.by_node.get(&node)?;
+        self.peers.get_mut(at)?.link.as_mut()
+    }
+
+    /// Where a link leads.
+    pub(crate) fn node_of(&mut self, link: LinkId) -> Option<NodeId> {
+        let (at, _) = self.by_link(link)?;
+        Some(self.peers[at].node)
+    }
+
+    /// The view that a shard at the other end of a link has announced.
+    pub(crate) fn view_of(&mut self, link: LinkId, shard: ShardId) -> u64 {
+        self.by_link(link).map_or(0, |(_, link)| link.view_of(shard))
+    }
+
+    fn all_links(&mut self) -> impl Iterator<Item = &mut Link> {
+        self.peers.iter_mut().filter_map(|peer| peer.link.as_mut())
+    }
+
+    /// The ways to all shards that can be reached.
+    pub(crate) fn passages(&mut self) -> impl Iterator<Item = &mut Passage<Posted>> {
+        self.all_links().flat_map(|link| &mut link.passages)
+    }
+
+    /// Shards to which something was said since a flush was asked for.
+    pub(crate) fn used(&mut self) -> impl Iterator<Item = Lane> {
+        self.all_links().flat_map(|link| {
+            let used = (0..).zip(&link.passages).filter(|(_, passage)| passage.is_used());
+            used.map(|(shard, _)| Lane::There(link.id, ShardId::new(shard)))
+        })
+    }
+
+    /// The earliest views that something undecided was said under.
+    pub(crate) fn undecided(&mut self) -> impl Iterator<Item = u64> {
+        self.passages().filter_map(|passage| passage.undecided_since())
+    }
+
+    /// Links over which something is undecided that was said before the view `floor`.
+    pub(crate) fn undecided_before(&mut self, floor: u64) -> impl Iterator<Item = LinkId> {
+        let undecided = move |passage: &Passage<Posted>| {
+            passage.undecided_since().is_some_and(|view| view > 0 && view < floor)
+        };
+        self.all_links().filter(move |link| link.passages.iter().any(undecided)).map(|link| link.id)
+    }
+
+    /// A shard is to be asked to decide what was said to it.
+    pub(crate) fn flush_by(&mut self, link: LinkId, shard: ShardId, view: u64) {
+        if let Some((at, link)) = self.by_link(link) {
+            link.push_flush(shard, view);
+            self.soil(at);
+        }
     }
 
     fn soil(&mut self, at: usize) {
@@ -109,10 +185,30 @@ impl Remote {
         }
     }
 
-    /// The other node that owns the entity, as a number; `None` if this one does.
-    fn owner(&self, request: &Request) -> Option<usize> {
-        let directory = self.directory.as_ref()?;
-        self.owners.get(directory.owner_index(request.to())?).copied().flatten()
+    /// The members change. Calls that have not left, and are for others now, are given.
+    pub(crate) fn turn(&mut self, now: &Ownership) -> Vec<Posted> {
+        let members = now.members();
+        let gone = |peer: &Peer| peer.link.is_none() && members.binary_search(&peer.node).is_err();
+        let mut homeless = Vec::new();
+        for at in 0..self.peers.len() {
+            let node = self.peers[at].node;
+            let elsewhere =
+                |posted: &Posted| now.directory().owner(posted.request.to()) != Some(node);
+            let peer = &mut self.peers[at];
+            homeless.extend(peer.waiting.extract_if(.., |posted| elsewhere(posted)));
+            if let Some(link) = &mut peer.link {
+                link.view = now.number();
+                homeless.append(&mut link.withdraw(elsewhere));
+            }
+            if gone(&self.peers[at]) && self.by_node.get(&node) == Some(&at) {
+                self.by_node.remove(&node);
+            }
+        }
+        let me = now.me();
+        self.owners =
+            members.iter().map(|node| (*node != me).then(|| self.peer_of(*node))).collect();
+        self.view = now.number();
+        homeless
     }
 
     fn keep(&mut self, posted: Posted, link: LinkId) {
@@ -129,48 +225,31 @@ impl Remote {
         slot.take_if(|sent| sent.token == token)
     }
 
-    /// Posts a call to a peer. What cannot be written is given back.
+    /// Posts a call to a peer, and says what became of it; `None` if it waits.
     fn post(
         &mut self,
         now: Time,
         at: usize,
         posted: Posted,
         out: &mut Vec<Effect>,
-    ) -> Option<Posted> {
+    ) -> Option<Left> {
         let peer = &mut self.peers[at];
         let Some(link) = &mut peer.link else {
             peer.waiting.push(posted);
             return None;
         };
-        let id = link.id;
         let left = link.post(now, posted, out);
         self.soil(at);
-        match left? {
-            Left::Sent(posted) => {
-                self.keep(posted, id);
-                None
-            }
-            Left::Refused(posted) => Some(posted),
-        }
+        left
     }
 
-    /// Takes back a call that has not left.
-    fn withdraw(&mut self, token: Token) -> Option<Posted> {
-        self.peers.iter_mut().find_map(|peer| {
-            let waits = |posted: &Posted| posted.token == Some(token);
-            let waiting = peer.waiting.iter().position(waits).map(|at| peer.waiting.remove(at));
-            waiting.or_else(|| peer.link.as_mut()?.withdraw(token))
-        })
-    }
-
-    /// Nobody waits any more for the reply to a call that is leaving in chunks. Says whether it is one.
-    fn give_up(&mut self, token: Token) -> bool {
+    /// Nobody waits any more for the reply to a call that is leaving in chunks.
+    fn give_up(&mut self, token: Token) {
         let mut links = self.peers.iter_mut().map(|peer| peer.link.as_mut());
         let at = links.position(|link| link.is_some_and(|link| link.give_up(token)));
         if let Some(at) = at {
             self.soil(at);
         }
-        at.is_some()
     }
 
     fn gather_spent(&mut self, at: usize) {
@@ -187,54 +266,37 @@ impl Remote {
 }
 
 /// Who waits on this shard for the outcome of a call.
-fn token_of(request: &Request) -> Option<Token> {
+pub(crate) fn token_of(request: &Request) -> Option<Token> {
     match request.head().caller {
         Caller::Token { token, .. } => Some(token),
-        Caller::Nobody | Caller::Remote { .. } => None,
+        Caller::Nobody
+        | Caller::Remote { .. }
+        | Caller::Teller { .. }
+        | Caller::RemoteTeller { .. } => None,
     }
 }
 
 impl Core {
-    /// The members of the fabric are these from now on.
-    pub(crate) fn direct(&self, desk: &Desk, me: NodeId, directory: Arc<Directory>) {
-        let homeless = {
-            let mut remote = self.remote.borrow_mut();
-            let members = directory.members().to_vec();
-            remote.owners =
-                members.iter().map(|node| (*node != me).then(|| remote.peer_of(*node))).collect();
-            remote.me = Some(me);
-            remote.directory = Some(directory);
-            let gone = remote.peers.iter_mut().filter(|peer| !members.contains(&peer.node));
-            let mut homeless: Vec<Posted> = Vec::new();
-            for peer in gone {
-                homeless.append(&mut peer.waiting);
-                homeless.extend(peer.link.as_mut().map(Link::withdraw_all).into_iter().flatten());
-            }
-            homeless
-        };
-        self.is_alone.set(self.remote.borrow().owners.iter().all(Option::is_none));
-        for posted in homeless {
-            self.route_from(desk, posted.request, posted.maker, false);
-        }
-        // What waited for the members leaves before what is said from now on (I4).
-        self.again(desk);
-    }
-
     /// A node can be reached.
     pub(crate) fn link_up(&self, desk: &Desk, up: &LinkUp) {
-        let mut refused = Vec::new();
-        {
-            let mut remote = self.remote.borrow_mut();
+        let before = self.remote.borrow_mut().link_to(up.node).map(|link| link.id);
+        if let Some(before) = before {
+            self.link_down(desk, before);
+        }
+        let (at, waiting) = {
+            let remote = &mut *self.remote.borrow_mut();
             let at = remote.peer_of(up.node);
-            let link = Link::new(up, self.shard_id(), &remote.spares);
-            remote.peers[at].link = Some(link);
-            let waiting = std::mem::take(&mut remote.peers[at].waiting);
-            let mut effects = self.effects.borrow_mut();
-            for posted in waiting {
-                refused.extend(remote.post(self.time(), at, posted, &mut effects));
+            remote.peers[at].link =
+                Some(Link::new(up, self.shard_id(), &remote.spares, remote.view));
+            let place = remote.links.partition_point(|(link, _)| *link < up.link);
+            remote.links.insert(place, (up.link, at));
+            (at, std::mem::take(&mut remote.peers[at].waiting))
+        };
+        for posted in waiting {
+            if let Some(posted) = self.revive(desk, posted) {
+                self.post(desk, at, posted);
             }
         }
-        self.refuse_posted(desk, refused);
     }
 
     /// Drops what requests hold that are of no more use (**R2**).
@@ -245,30 +307,57 @@ impl Core {
         }
     }
 
-    fn refuse_posted(&self, desk: &Desk, refused: Vec<Posted>) {
-        for posted in refused {
-            self.refuse(desk, posted.request, ErrorKind::Malformed);
-        }
-    }
-
-    /// A link is gone: what left by it has an unknown fate, what had not left waits for the next (**R1**).
+    /// A link is gone: what left by it has an unknown fate, what had not left waits for the next (**R1**), and
+    /// what waited for the other side to decide goes on: it can give nothing back any more.
     pub(crate) fn link_down(&self, desk: &Desk, link: LinkId) {
-        let lost: Vec<(Token, ChainId)> = {
-            let mut remote = self.remote.borrow_mut();
-            let Some((at, ended)) = remote.by_link(link) else { return };
-            let waiting = ended.withdraw_all();
+        let (lost, freed) = {
+            let (realm, remote) = (&mut *self.realm.borrow_mut(), &mut *self.remote.borrow_mut());
+            let Ok(place) = remote.links.binary_search_by_key(&link, |(link, _)| *link) else {
+                return;
+            };
+            let (_, at) = remote.links.remove(place);
+            let Some(mut ended) = remote.peers[at].link.take() else { return };
             let leaving = ended.end_transfers();
-            remote.gather_spent(at);
+            remote.spent.append(&mut ended.spent);
             leaving.into_iter().for_each(|posted| remote.keep(posted, link));
-            remote.peers[at].link = None;
-            remote.peers[at].waiting.extend(waiting);
+            remote.peers[at].waiting.extend(ended.withdraw(|_| true));
+            realm.pending -= ended.passages.iter().filter(|way| way.is_pending()).count();
+            let freed: Vec<Posted> = ended.passages.iter_mut().flat_map(Passage::take).collect();
+            realm.queued -= freed.len();
+            realm.flushes.retain(|(lane, _)| !matches!(lane, Lane::There(by, _) if *by == link));
             let sent = remote.calls.iter().flatten().filter(|sent| sent.link == link);
-            sent.map(|sent| (sent.token, sent.posted.request.head().path.chain())).collect()
+            let lost: Vec<(Token, ChainId)> =
+                sent.map(|sent| (sent.token, sent.posted.request.head().path.chain())).collect();
+            (lost, freed)
         };
+        self.recycle_spent();
         for (token, chain) in lost {
             let error = CallError::new(ErrorKind::NodeLost, Ran::Unknown, chain);
             self.complete(desk, token, Answer::Failed(error));
         }
+        self.go_on(desk, freed);
+        self.trim();
+    }
+
+    /// Every link is gone, and nothing that was to leave does.
+    pub(crate) fn drop_links(&self, desk: &Desk) {
+        let remote = std::mem::take(&mut *self.remote.borrow_mut());
+        for peer in remote.peers {
+            let mut unsent = peer.waiting;
+            if let Some(mut link) = peer.link {
+                unsent.extend(link.withdraw(|_| true));
+                link.end_transfers().into_iter().for_each(|posted| posted.request.recycle());
+                link.spent.into_iter().for_each(Request::recycle);
+                unsent.extend(link.passages.iter_mut().flat_map(Passage::take));
+            }
+            for posted in unsent {
+                self.refuse(desk, posted.request, ErrorKind::NodeLost);
+            }
+        }
+        for sent in remote.calls.into_iter().flatten() {
+            sent.posted.request.recycle();
+        }
+        remote.spent.into_iter().for_each(Request::recycle);
     }
 
     /// There is room for what a link did not take.
@@ -279,52 +368,87 @@ impl Core {
         }
     }
 
-    /// Sends a call to its callee's node, if that is another one; otherwise gives it back.
-    pub(crate) fn route_away(
-        &self,
-        desk: &Desk,
-        request: Request,
-        maker: Place,
-    ) -> Option<Request> {
-        let mut remote = self.remote.borrow_mut();
-        if remote.directory.is_none() {
-            drop(remote);
-            let token = token_of(&request);
-            self.send_again(Posted { request, token, maker });
-            return None;
+    /// Sends a call to the member at place `member` of the view.
+    pub(crate) fn post_to_member(&self, desk: &Desk, member: usize, posted: Posted) {
+        let at = self.remote.borrow().owners.get(member).copied().flatten();
+        match at {
+            Some(at) => self.post(desk, at, posted),
+            None => unreachable!("N13: a slot that is elsewhere is not here"),
         }
-        let Some(at) = remote.owner(&request) else { return Some(request) };
-        if !remote.has_room(at) {
-            drop(remote);
-            self.refuse(desk, request, ErrorKind::Overloaded);
-            return None;
+    }
+
+    fn post(&self, desk: &Desk, at: usize, posted: Posted) {
+        if !self.may_wait_at(desk, at) {
+            return self.refuse(desk, posted.request, ErrorKind::Overloaded);
         }
-        let token = token_of(&request);
-        if let Some(token) = token {
-            self.mark_remote(token);
-        }
-        let posted = Posted { request, token, maker };
-        let refused = remote.post(self.time(), at, posted, &mut self.effects.borrow_mut());
-        drop(remote);
+        let token = posted.token;
+        let left = {
+            let remote = &mut *self.remote.borrow_mut();
+            remote.post(self.time(), at, posted, &mut self.effects.borrow_mut())
+        };
         self.count(|c| c.remote += 1);
+        match left {
+            Some(left) => self.has_left(desk, left),
+            None => token.into_iter().for_each(|token| self.set_way(token, Way::Waits)),
+        }
         self.recycle_spent();
-        self.refuse_posted(desk, refused.into_iter().collect());
+    }
+
+    /// Tries a call where its slot is emptied. Gives it back if it could not leave now.
+    pub(crate) fn post_now(&self, desk: &Desk, link: LinkId, posted: Posted) -> Option<Posted> {
+        let left = {
+            let remote = &mut *self.remote.borrow_mut();
+            let Some((at, by)) = remote.by_link(link) else { return Some(posted) };
+            let left = by.post_now(self.time(), posted, &mut self.effects.borrow_mut());
+            remote.soil(at);
+            left
+        };
+        match left {
+            Ok(left) => self.has_left(desk, left),
+            Err(posted) => return Some(posted),
+        }
+        self.recycle_spent();
         None
     }
 
-    /// Takes back the call of `token` if it has not left this node yet. Says whether it did so.
-    pub(crate) fn recall(&self, token: Token) -> Option<ChainId> {
-        if !self.is_remote(token) {
-            return None;
+    /// Something that was posted has left.
+    fn has_left(&self, desk: &Desk, left: Left) {
+        match left {
+            Left::Sent(posted, link) => {
+                let token = posted.token;
+                self.remote.borrow_mut().keep(posted, link);
+                token.into_iter().for_each(|token| self.set_way(token, Way::Away));
+            }
+            Left::Begun(token) => {
+                token.into_iter().for_each(|token| self.set_way(token, Way::Away));
+            }
+            Left::Refused(posted) => self.refuse(desk, posted.request, ErrorKind::Malformed),
+            Left::Late(posted) => self.end_late(desk, posted),
         }
-        let posted = self.remote.borrow_mut().withdraw(token)?;
-        let chain = posted.request.head().path.chain();
-        posted.request.recycle();
-        Some(chain)
     }
 
-    /// Nobody waits for the answer of `token` any more, or it has one. A call that has not left goes on
-    /// as a tell: its maker gives up the answer, not the work.
+    /// Whether one more may wait for a peer. Those that have given up take no room.
+    fn may_wait_at(&self, desk: &Desk, at: usize) -> bool {
+        if self.remote.borrow().has_room(at) {
+            return true;
+        }
+        if self.purged.replace(self.time()) == self.time() {
+            return false;
+        }
+        let late = {
+            let remote = &mut *self.remote.borrow_mut();
+            let is_late = |posted: &Posted| self.is_late(desk, posted);
+            let peer = &mut remote.peers[at];
+            let mut late: Vec<Posted> =
+                peer.waiting.extract_if(.., |posted| is_late(posted)).collect();
+            late.extend(peer.link.as_mut().into_iter().flat_map(|link| link.withdraw(is_late)));
+            late
+        };
+        late.into_iter().for_each(|posted| self.end_late(desk, posted));
+        self.remote.borrow().has_room(at)
+    }
+
+    /// Nobody waits for the answer of `token` any more, or it has one, and it has left.
     pub(crate) fn forget_remote(&self, token: Token) {
         let mut remote = self.remote.borrow_mut();
         if let Some(sent) = remote.take(token) {
@@ -333,11 +457,8 @@ impl Core {
                 remote.soil(at);
             }
             remote.spent.push(sent.posted.request);
-        } else if !remote.give_up(token) {
-            let mut waiting = remote.peers.iter_mut().flat_map(Peer::waiting);
-            if let Some(posted) = waiting.find(|posted| posted.token == Some(token)) {
-                posted.token = None;
-            }
+        } else {
+            remote.give_up(token);
         }
         drop(remote);
         self.recycle_spent();
@@ -372,241 +493,94 @@ impl Core {
         self.recycle_spent();
     }
 
+    /// Gives a peer's call back, of which nothing has run.
+    pub(crate) fn return_to(
+        &self,
+        link: LinkId,
+        shard: ShardId,
+        token: Option<Token>,
+        request: Request,
+    ) {
+        {
+            let remote = &mut *self.remote.borrow_mut();
+            match remote.by_link(link) {
+                Some((at, link)) => {
+                    link.give_back(shard, token, request);
+                    remote.soil(at);
+                    remote.gather_spent(at);
+                }
+                // Whoever made it is gone.
+                None => remote.spent.push(request),
+            }
+        }
+        self.recycle_spent();
+    }
+
+    /// Tells a peer's shard that all it said before `view` is decided.
+    pub(crate) fn flushed_by(&self, link: LinkId, shard: ShardId, view: u64, emptying: &Emptying) {
+        let remote = &mut *self.remote.borrow_mut();
+        if let Some((at, link)) = remote.by_link(link) {
+            link.push_back(shard, Back::Flushed { view, emptying: emptying.clone() });
+            remote.soil(at);
+        }
+    }
+
     /// Everything that was written for other nodes, and what else may leave now, becomes effects.
     pub(crate) fn flush_remote(&self, desk: &Desk) {
-        let mut refused = Vec::new();
+        let mut left = Vec::new();
         {
-            let mut remote = self.remote.borrow_mut();
+            let remote = &mut *self.remote.borrow_mut();
             if remote.dirty.is_empty() {
                 return;
             }
+            let look = |posted: &mut Posted| {
+                let late = self.is_late(desk, posted);
+                self.drop_token(desk, posted);
+                late
+            };
             let mut effects = self.effects.borrow_mut();
-            let mut left = Vec::new();
             let mut dirty = std::mem::take(&mut remote.dirty);
             for at in dirty.drain(..) {
                 remote.peers[at].dirty = false;
                 let Some(link) = &mut remote.peers[at].link else { continue };
-                let id = link.id;
-                link.flush(self.time(), &mut effects, &mut left);
+                link.flush(self.time(), &mut effects, &mut left, &look);
                 remote.gather_spent(at);
-                for fate in left.drain(..) {
-                    match fate {
-                        Left::Sent(posted) => remote.keep(posted, id),
-                        Left::Refused(posted) => refused.push(posted),
-                    }
-                }
             }
             remote.dirty = dirty;
         }
+        left.into_iter().for_each(|left| self.has_left(desk, left));
         self.recycle_spent();
-        self.refuse_posted(desk, refused);
     }
 
     /// Whether nothing waits here that could leave for another node.
     pub(crate) fn is_settled(&self) -> bool {
+        let realm = self.realm.borrow();
         let remote = self.remote.borrow();
         let settled =
             remote.peers.iter().filter_map(|peer| peer.link.as_ref()).all(Link::is_settled);
-        settled && remote.dirty.is_empty() && self.again.borrow().is_empty()
+        let waits = realm.queued > 0 || realm.held_count > 0 || realm.is_sweeping();
+        settled && !waits && remote.dirty.is_empty() && self.again.borrow().is_empty()
     }
 
-    /// Messages came from another node.
-    pub(crate) fn packet(&self, desk: &Desk, link: LinkId, frame: &Frame) {
-        let mut at = 0;
-        while at < frame.len() {
-            let handled = Parsed::parse(frame.bytes(), at).and_then(|message| {
-                let start = std::mem::replace(&mut at, message.end);
-                let units = Credit::units_of(message.end - start);
-                self.message(desk, link, frame, (message, units))
-            });
-            if let Err(why) = handled {
-                self.count(|c| c.violations += 1);
-                return self.effect(Effect::Close { link, why });
-            }
+    /// A call whose owner does not know yet that it is, is sent again shortly, until its deadline.
+    pub(crate) fn send_again(&self, desk: &Desk, posted: Posted) {
+        if self.again.borrow().len() >= limits::UNSENT_MAX as usize {
+            return self.refuse(desk, posted.request, ErrorKind::Overloaded);
         }
-    }
-
-    fn message(
-        &self,
-        desk: &Desk,
-        link: LinkId,
-        frame: &Frame,
-        (message, units): (Parsed, u32),
-    ) -> Result<(), Violation> {
-        let header = message.header;
-        {
-            let mut remote = self.remote.borrow_mut();
-            // A link that is down by now has said its last.
-            let Some((at, link)) = remote.by_link(link) else { return Ok(()) };
-            // What is kept for each sending shard is bounded only by how many there are.
-            if header.from.index() >= link.session.shards() {
-                return Err(Violation::Unexpected("a shard that it has not"));
-            }
-            let credited = link.session.credited(header.from, header.credit)?;
-            if matches!(header.kind, Kind::Call | Kind::Tell) {
-                link.session.consumed(header.from, units)?;
-            }
-            if credited || header.kind != Kind::Reply {
-                remote.soil(at);
-            }
+        if let Some(token) = posted.token {
+            self.set_way(token, Way::Waits);
         }
-        match header.kind {
-            Kind::Call | Kind::Tell => self.called(desk, link, frame, message),
-            Kind::Reply => self.replied(desk, link, frame, &message),
-            Kind::Failed => self.failed(desk, link, frame, &message),
-            Kind::Cancel | Kind::Credit => self.noted(link, &header)?,
-            Kind::Chunk => self.chunk(desk, link, frame, &message)?,
-            Kind::Ping | Kind::Pong | Kind::Goodbye | Kind::Handshake => {
-                return Err(Violation::Unexpected("a message of the link among those of shards"));
-            }
-        }
-        Ok(())
-    }
-
-    fn called(&self, desk: &Desk, link: LinkId, frame: &Frame, message: Parsed) {
-        let header = message.header;
-        let payload = message.payload_in(frame);
-        let Some(callee) = message.callee else { return };
-        let shard = header.from;
-        let caller = match header.kind == Kind::Call {
-            true => Caller::Remote { link, shard, token: header.token },
-            false => Caller::Nobody,
-        };
-        let chain = callee.path.chain();
-        let refuse =
-            |kind| self.answer(desk, caller, Answer::Failed(CallError::refused(kind, chain)));
-        let Some(entity) = self.config.registry.entity(callee.to.type_id()) else {
-            return refuse(ErrorKind::UnknownType);
-        };
-        let method = entity.methods.iter().find(|method| method.id == header.method_id());
-        let Some(method) = method else { return refuse(ErrorKind::UnknownMethod) };
-        if self.differs(link, method.id) {
-            return refuse(ErrorKind::Malformed);
-        }
-        if callee.to.shard(self.config.shards) != self.shard_id() {
-            return refuse(ErrorKind::Moved);
-        }
-        let target = Target::new(callee.to);
-        let Ok(mut request) = (method.read)(target, payload) else {
-            return refuse(ErrorKind::Malformed);
-        };
-        if self.remote.borrow().owner(&request).is_some() {
-            request.recycle();
-            return refuse(ErrorKind::Moved);
-        }
-        let head = request.head_mut();
-        head.path = callee.path;
-        head.deadline = header.deadline_left().map_or(Time::MAX, |left| self.time() + left);
-        head.caller = caller;
-        self.arrive(desk, request);
-    }
-
-    fn replied(&self, desk: &Desk, link: LinkId, frame: &Frame, message: &Parsed) {
-        let token = message.header.token;
-        let Some(Sent { posted, .. }) = self.take_sent(link, token) else {
-            return self.count(|c| c.late += 1);
-        };
-        self.unmark_remote(token);
-        let mut request = posted.request;
-        let chain = request.head().path.chain();
-        match request.decode_reply(message.payload_in(frame)) {
-            Ok(()) => {
-                let caller = Caller::Token { shard: self.shard_id(), token };
-                self.reply(desk, caller, request);
-            }
-            Err(_) => {
-                request.recycle();
-                let error = CallError::new(ErrorKind::Malformed, Ran::Yes, chain);
-                self.complete(desk, token, Answer::Failed(error));
-            }
-        }
-    }
-
-    fn differs(&self, link: LinkId, method: MethodId) -> bool {
-        let mut remote = self.remote.borrow_mut();
-        remote.by_link(link).is_some_and(|(_, link)| link.differs(method))
-    }
-
-    fn take_sent(&self, link: LinkId, token: Token) -> Option<Sent> {
-        let mut remote = self.remote.borrow_mut();
-        let slot = remote.calls.get_mut(token.index() as usize)?;
-        slot.take_if(|sent| sent.token == token && sent.link == link)
-    }
-
-    fn failed(&self, desk: &Desk, link: LinkId, frame: &Frame, message: &Parsed) {
-        let token = message.header.token;
-        let Some(Sent { posted, .. }) = self.take_sent(link, token) else {
-            return self.count(|c| c.late += 1);
-        };
-        let chain = posted.request.head().path.chain();
-        let error = <Rkyv as Codec<CallError>>::decode(message.payload_of(frame.bytes()));
-        let error =
-            error.unwrap_or_else(|_| CallError::new(ErrorKind::Malformed, Ran::Unknown, chain));
-        if error.kind() == ErrorKind::Moved && error.ran() == Ran::No {
-            // Its node does not know what ours does, or the other way round: soon both will.
-            return self.send_again(posted);
-        }
-        posted.request.recycle();
-        self.complete(desk, token, Answer::Failed(error));
-    }
-
-    /// A call whose owner is not known, or another one than was thought, is sent again shortly, until its
-    /// deadline.
-    fn send_again(&self, posted: Posted) {
         self.again.borrow_mut().push(posted);
-        self.direct_calls.set(false);
         self.arm_again();
+        self.tune();
     }
 
-    /// Sends what was sent to a node that did not own it.
+    /// Sends what was sent to a node that did not know yet that it owns it.
     pub(crate) fn again(&self, desk: &Desk) {
-        let known = self.remote.borrow().directory.is_some();
-        self.direct_calls.set(self.config.direct && known);
-        for mut posted in self.again.take() {
-            let waits = posted.token.is_none_or(|token| desk.tickets().borrow_mut().waits(token));
-            if !waits {
-                // Its maker gave up the answer, or the deadline has passed.
-                posted.request.head_mut().caller = Caller::Nobody;
-            }
-            match waits || posted.request.head().deadline > self.time() {
-                true => self.route_from(desk, posted.request, posted.maker, false),
-                false => posted.request.recycle(),
-            }
+        let again = self.again.take();
+        if !again.is_empty() {
+            self.go_on(desk, again);
+            self.tune();
         }
-    }
-
-    fn noted(&self, link: LinkId, header: &Header) -> Result<(), Violation> {
-        let mut remote = self.remote.borrow_mut();
-        let Some((_, link)) = remote.by_link(link) else { return Ok(()) };
-        if header.kind == Kind::Cancel {
-            link.cancelled(header.from, header.token);
-        } else if header.method == 1 {
-            link.taken(header.from, header.left as usize)?;
-        }
-        Ok(())
-    }
-
-    fn chunk(
-        &self,
-        desk: &Desk,
-        link: LinkId,
-        frame: &Frame,
-        message: &Parsed,
-    ) -> Result<(), Violation> {
-        let part = message.payload_in(frame);
-        let whole = {
-            let mut remote = self.remote.borrow_mut();
-            let Some((_, link)) = remote.by_link(link) else { return Ok(()) };
-            link.incoming.chunk(&message.header, part)?
-        };
-        let Some(whole) = whole else { return Ok(()) };
-        let inner = Parsed::parse(whole.bytes(), 0)?;
-        let sound = inner.end == whole.len()
-            && inner.header.from == message.header.from
-            && matches!(inner.header.kind, Kind::Call | Kind::Tell | Kind::Reply);
-        if !sound {
-            return Err(Violation::Unexpected("a transfer of something else than one message"));
-        }
-        self.message(desk, link, &whole, (inner, 1))
     }
 }

@@ -17,7 +17,8 @@ use epicserver_entity::{
 };
 use epicserver_wire::{CallError, ErrorKind, Path, Ran, Time, Token};
 
-use crate::core::{Core, Ready, Timer};
+use crate::core::{Core, Ready};
+use crate::tokens::Timer;
 use crate::{Effect, Notice};
 
 /// The task of one turn.
@@ -90,22 +91,38 @@ impl Core {
         }
     }
 
+    /// The path of a turn that begins now.
+    #[inline]
+    fn begun(&self, path: Path) -> Path {
+        let born = path.born().or_earlier(self.born.get());
+        path.born_under(born)
+    }
+
+    /// The turn of a task that ticks begins anew: it is no part any more of what began the task. Where its
+    /// activation is emptied it is, since that waits for it.
+    pub(crate) fn is_born_again(&self, turn: u32) {
+        let mut table = self.table.borrow_mut();
+        if table.place_of(turn).is_some_and(|place| !table.is_leaving(place)) {
+            table.set_born(turn, self.born.get());
+        }
+    }
+
     /// Opens a turn for a call. `None` if there is no room for one.
     pub(crate) fn open_turn(
         &self,
         place: u32,
         head: &Head,
         method: &'static MethodInfo,
-    ) -> Option<(u32, Option<Path>)> {
+    ) -> Option<(u32, Path)> {
+        let mut path = self.begun(head.path.clone());
         let mut table = self.table.borrow_mut();
-        let turn = table.begin(place, head.path.clone()).ok()?;
-        let mut path = None;
+        let turn = table.begin(place, path.clone()).ok()?;
         if method.mode == Mode::Exclusive {
             if table.take(turn, true).is_err() {
                 table.end(turn);
                 return None;
             }
-            path = table.path_of(turn).cloned();
+            path = table.path_of(turn).cloned().unwrap_or(path);
         }
         drop(table);
         self.put_task(turn, self.new_task(head.caller, head.deadline, Some(method)));
@@ -119,6 +136,8 @@ impl Core {
         path: Path,
         running: Box<dyn Running>,
     ) -> Option<u32> {
+        // What belongs to no entity begins no chain by itself.
+        let path = if place == u32::MAX { path } else { self.begun(path) };
         let turn = self.table.borrow_mut().begin(place, path).ok()?;
         let mut task = self.new_task(Caller::Nobody, Time::MAX, None);
         task.running = Some(running);
@@ -165,10 +184,13 @@ impl Core {
         if head.deadline <= self.time() {
             return self.refuse(desk, request, ErrorKind::Deadline);
         }
-        let Some(cell) = self.table.borrow().state(place).cloned() else {
+        let used = self.table.borrow_mut().use_at(place, self.time());
+        let Some((cell, newly)) = used else {
             return self.refuse(desk, request, ErrorKind::ActivationFailed);
         };
-        self.used(place, &cell);
+        if newly {
+            self.measure(place, &cell);
+        }
         match request.method().mode {
             Mode::Turn => self.start_turn(desk, place, cell, request),
             Mode::Shared | Mode::Exclusive => {
@@ -186,7 +208,8 @@ impl Core {
 
     fn start_turn(&self, desk: &Desk, place: u32, cell: Rc<dyn AnyCell>, request: Request) {
         let head = request.head();
-        let (caller, method, path) = (head.caller, request.method(), head.path.clone());
+        let (caller, method) = (head.caller, request.method());
+        let path = self.begun(head.path.clone());
         let chain = path.chain();
         let outer_path = desk.set_path(path);
         let outer = desk.begin(TurnId::NONE, Place::new(place), head.deadline, 0);
@@ -219,21 +242,22 @@ impl Core {
 
     /// Polls a task, unless somebody else holds its activation.
     pub(crate) fn resume(&self, desk: &Desk, turn: u32) {
-        self.task(turn, |task| task.queued = false);
-        if !self.table.borrow_mut().may_run(turn) {
-            return;
-        }
-        let Some(mut running) = self.task(turn, |task| task.running.take()).flatten() else {
+        let resumes =
+            self.table.borrow_mut().resumes(turn).map(|(place, path)| (place, path.clone()));
+        let taken = self.task(turn, |task| {
+            task.queued = false;
+            let running = if resumes.is_some() { task.running.take() } else { None };
+            running.map(|running| (running, task.deadline, task.caller))
+        });
+        let (Some((place, path)), Some(Some((mut running, deadline, caller)))) = (resumes, taken)
+        else {
             return;
         };
-        let deadline = self.task(turn, |task| task.deadline).unwrap_or(Time::MAX);
-        let (place, path) = self.where_is(turn);
         let outer_path = desk.set_path(path);
         let outer = desk.begin(TurnId::new(turn), Place::new(place), deadline, 0);
         let polled = self.poll(desk, turn, &mut running);
         desk.end(outer);
         let path = desk.set_path(outer_path);
-        let caller = self.task(turn, |task| task.caller).unwrap_or(Caller::Nobody);
         self.settle(desk, turn, (running, polled), |core, outcome| match outcome {
             Ok(Some(request)) => core.reply(desk, caller, request),
             Ok(None) => {}
@@ -271,7 +295,16 @@ impl Core {
         (running, polled): (Box<dyn Running>, Polled),
         ended: impl FnOnce(&Self, Result<Option<Request>, ErrorKind>),
     ) {
-        let doomed = self.task(turn, |task| task.doomed).unwrap_or(false);
+        let mut running = Some(running);
+        let doomed = self.task(turn, |task| {
+            if matches!(polled, Polled::Pending) && !task.doomed {
+                task.running = running.take();
+            }
+            task.doomed
+        });
+        // A task that is parked has nothing to be settled.
+        let Some(running) = running else { return };
+        let doomed = doomed.unwrap_or(false);
         match polled {
             // What it did after the reset, it did to a state that is gone.
             Polled::Pending | Polled::Done if doomed => {
@@ -279,9 +312,7 @@ impl Core {
                 self.close_turn(desk, turn);
                 ended(self, Err(ErrorKind::Reset));
             }
-            Polled::Pending => {
-                self.task(turn, |task| task.running = Some(running));
-            }
+            Polled::Pending => drop(running),
             Polled::Done => {
                 let request = running.finish();
                 let (place, _) = self.where_is(turn);
@@ -409,7 +440,7 @@ impl Core {
         let Some(cell) = self.table.borrow().state(place).cloned() else { return };
         let turns: Vec<u32> = self.table.borrow().turns_of(place).collect();
         for turn in turns {
-            self.reset_turn(desk, turn);
+            self.end_turn(desk, turn, ErrorKind::Reset);
         }
         self.named.borrow_mut().remove(place);
         self.restart(desk, place, cell.id().clone());
@@ -422,7 +453,8 @@ impl Core {
         self.effect(Effect::Notice(Notice::Panicked { entity, method }));
     }
 
-    fn reset_turn(&self, desk: &Desk, turn: u32) {
+    /// Ends a turn that has not ended by itself: whoever called it does not learn how far it came.
+    pub(crate) fn end_turn(&self, desk: &Desk, turn: u32, kind: ErrorKind) {
         let Some((running, caller)) = self.task(turn, |task| (task.running.take(), task.caller))
         else {
             return;
@@ -437,7 +469,7 @@ impl Core {
         self.withdraw_sections(mail, turn);
         self.drop_running(desk, turn, running);
         self.close_turn(desk, turn);
-        let error = CallError::new(ErrorKind::Reset, Ran::Unknown, path.chain());
+        let error = CallError::new(kind, Ran::Unknown, path.chain());
         self.answer(desk, caller, Answer::Failed(error));
     }
 

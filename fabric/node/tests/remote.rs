@@ -9,9 +9,9 @@ use epicserver_entity as __private;
 use epicserver_entity::{At, Cx, Entity as _, Pool, Ref, Registry, TurnId};
 use epicserver_macros::{entity, exclusive};
 use epicserver_node::{Config, Effect, Event, LinkUp, RootTask, Shard, WakeSink};
-use epicserver_proto::Directory;
 use epicserver_proto::session::Window;
 use epicserver_proto::view::Share;
+use epicserver_proto::{Directory, Ownership};
 use epicserver_wire::frame::{Frame, FrameMut, Slots};
 use epicserver_wire::header::{Glance, Header, Kind, append};
 use epicserver_wire::view::Slot;
@@ -124,6 +124,7 @@ impl Node {
                 direct: true,
                 seed: id,
                 wakes: Arc::new(NoWakes),
+                fault: None,
             })
         };
         Self { id: NodeId::new(id), shards: (0..2).map(shard).collect() }
@@ -164,9 +165,9 @@ impl Pair {
         };
         let directory = Arc::new(Directory::of(pair.nodes.iter().map(|node| Share::of(node.id))));
         for at in 0..2 {
-            let me = pair.nodes[at].id;
-            let directory = Arc::clone(&directory);
-            pair.tell(at, || Event::Members { me, directory: Arc::clone(&directory) });
+            let view = Ownership::whole(1, pair.nodes[at].id, Arc::clone(&directory));
+            let view = Arc::new(view);
+            pair.tell(at, || Event::View(Arc::clone(&view)));
         }
         pair.join();
         pair
@@ -224,7 +225,11 @@ impl Pair {
                     self.wires[1 - node].push_back(Frame::copy_of(&bytes));
                 }
                 Effect::Close { why, .. } => self.violations.push(why.to_string()),
-                Effect::Wall { .. } | Effect::Random { .. } | Effect::Notice(_) => {}
+                Effect::Wall { .. }
+                | Effect::Random { .. }
+                | Effect::Drained { .. }
+                | Effect::Behind { .. }
+                | Effect::Notice(_) => {}
             }
         }
     }

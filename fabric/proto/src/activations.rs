@@ -14,6 +14,7 @@
 //! - **A4** Nobody who holds a section waits for an older path (wait-die), and nobody waits for a
 //!   section on its own path (I6). An exclusive turn starts only when no parked turn of another
 //!   chain holds a section: it would freeze one that others may wait for.
+//! - **A7** An activation that is emptied lets nobody in by itself: whoever wants in is looked at first.
 //! - **A6** Places and turns that are passed in are of living ones, where it is not said otherwise.
 //! - **A5** Activations of one type are listed in the order of their last use, and only idle ones
 //!   are offered for collection.
@@ -22,14 +23,18 @@
 //! What a turn does, and how one is polled. Locks by name. Other shards.
 
 mod lru;
+mod mailbox;
+mod slots;
 #[cfg(test)]
 mod tests;
 
-use epicserver_wire::{EntityId, ErrorKind, Path, SectionId, Time, limits};
+use epicserver_wire::{Born, ChainId, EntityId, ErrorKind, Path, SectionId, Time, limits};
 use hashbrown::HashTable;
 
+use crate::ownership::SlotId;
 use crate::slab::Slab;
 use lru::{Links, Lists};
+use slots::{Link, Slots};
 
 const NONE: u32 = u32::MAX;
 
@@ -64,7 +69,9 @@ pub struct NoRoom;
 struct Activation<S> {
     state: S,
     hash: u64,
+    birth: u32,
     links: Links,
+    slot: Link,
     first_mail: u32,
     last_mail: u32,
     mails: u32,
@@ -75,6 +82,20 @@ struct Activation<S> {
     leaving: bool,
     /// Somebody in the mailbox may pass others.
     passes: bool,
+    /// Its slot goes away (**A7**).
+    emptied: bool,
+}
+
+impl<S: Clone> Activation<S> {
+    /// What a shared call needs to run at once; `None` if somebody waits or holds it.
+    #[inline]
+    fn open(&self, place: u32) -> Option<Open<S>> {
+        if self.mails > 0 || self.holder != NONE || self.emptied {
+            return None;
+        }
+        let seen = Seen { place, birth: self.birth };
+        Some(Open { seen, state: self.state.clone(), newly: false })
+    }
 }
 
 #[derive(Debug)]
@@ -93,12 +114,6 @@ struct Mail<W> {
     waiting: W,
 }
 
-/// Whether a parked turn on `turn` keeps an exclusive call on `path` out: it would freeze sections
-/// that others may wait for. A turn that waits for that very call is frozen anyway.
-fn keeps_out(turn: &Path, path: &Path) -> bool {
-    turn.holds_any() && !turn.leads_to(path)
-}
-
 /// The activations of one shard, with a handle `S` for each, and what waits for them, `W`.
 #[derive(Debug)]
 pub struct Activations<S, W> {
@@ -107,10 +122,32 @@ pub struct Activations<S, W> {
     turns: Slab<Turn>,
     mails: Slab<Mail<W>>,
     lists: Lists,
+    slots: Slots,
     bytes: u64,
     bytes_max: u64,
     origin: u32,
     sections: u64,
+    births: u32,
+}
+
+/// Where an activation is, as whoever found it remembers it. A later one at the same place has another birth.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Seen {
+    /// Its place.
+    pub place: u32,
+    /// Its birth, which is not 0.
+    pub birth: u32,
+}
+
+/// An activation that a call may run on at once.
+#[derive(Debug)]
+pub struct Open<S> {
+    /// Where it is.
+    pub seen: Seen,
+    /// Its handle.
+    pub state: S,
+    /// Whether this is its first use at this time.
+    pub newly: bool,
 }
 
 impl<S, W: Waiting> Activations<S, W> {
@@ -124,10 +161,12 @@ impl<S, W: Waiting> Activations<S, W> {
             turns: Slab::new(limits::TURNS_MAX),
             mails: Slab::new(u32::MAX),
             lists: Lists::new(types),
+            slots: Slots::default(),
             bytes: 0,
             bytes_max,
             origin,
             sections: 0,
+            births: 0,
         }
     }
 
@@ -200,6 +239,33 @@ impl<S, W: Waiting> Activations<S, W> {
         self.index.find(id.hash(), same).copied()
     }
 
+    /// The activation of `id`, if a shared call may run on it at once ([`is_open`](Self::is_open)); it counts as
+    /// used at `now`. Where it was seen last is looked at first, and then nothing is compared but hashes: a birth
+    /// that comes again, after four thousand million others, does so at another hash.
+    #[inline]
+    pub fn open(
+        &mut self,
+        id: &EntityId,
+        last: Seen,
+        now: Time,
+        is: impl Fn(&S, &EntityId) -> bool,
+    ) -> Option<Open<S>>
+    where
+        S: Clone,
+    {
+        if let Some(activation) = self.activations.get(last.place)
+            && activation.birth == last.birth
+            && activation.hash == id.hash()
+            && activation.links.used == now
+        {
+            return activation.open(last.place);
+        }
+        let place = self.find(id, last.place, is)?;
+        let open = self.activations.get(place)?.open(place)?;
+        let newly = self.touch(place, now);
+        Some(Open { newly, ..open })
+    }
+
     /// Whether `bytes` more fit the budget.
     #[must_use]
     pub fn fits(&self, bytes: u32) -> bool {
@@ -212,15 +278,25 @@ impl<S, W: Waiting> Activations<S, W> {
         u64::from(bytes) <= self.bytes_max
     }
 
-    /// Adds the activation of the entity with `hash`, in list `list`. It counts for no bytes yet.
+    /// Adds the activation of the entity with `hash`, in list `list` and perhaps in a slot. It counts for no
+    /// bytes yet.
     ///
     /// # Errors
     /// If the table is full.
-    pub fn insert(&mut self, hash: u64, list: usize, state: S, now: Time) -> Result<u32, NoRoom> {
+    pub fn insert(
+        &mut self,
+        hash: u64,
+        (list, slot): (usize, Option<SlotId>),
+        state: S,
+        now: Time,
+    ) -> Result<u32, NoRoom> {
+        self.births = self.births.checked_add(1).unwrap_or(1);
         let activation = Activation {
             state,
             hash,
+            birth: self.births,
             links: Links::new(list, now),
+            slot: Link::new(slot),
             first_mail: NONE,
             last_mail: NONE,
             mails: 0,
@@ -230,12 +306,14 @@ impl<S, W: Waiting> Activations<S, W> {
             scheduled: false,
             leaving: false,
             passes: false,
+            emptied: false,
         };
         let place = self.activations.insert(activation).map_err(|_| NoRoom)?;
         let activations = &self.activations;
         let rehash = |place: &u32| activations.get(*place).map_or(0, |a| a.hash);
         self.index.insert_unique(hash, place, rehash);
         lru::push_front(&mut self.activations, &mut self.lists, place);
+        slots::push(&mut self.activations, &mut self.slots, place);
         Ok(place)
     }
 
@@ -248,6 +326,7 @@ impl<S, W: Waiting> Activations<S, W> {
     /// Removes an activation that has neither turns nor mail.
     pub fn remove(&mut self, place: u32) -> Option<S> {
         lru::unlink(&mut self.activations, &mut self.lists, place);
+        slots::unlink(&mut self.activations, &mut self.slots, place);
         let activation = self.activations.remove(place)?;
         assert!(activation.first_turn == NONE, "A5: a collected activation has no turns");
         assert!(activation.mails == 0, "A5: a collected activation has no mail");
@@ -256,6 +335,18 @@ impl<S, W: Waiting> Activations<S, W> {
             entry.remove();
         }
         Some(activation.state)
+    }
+
+    /// The handle of the activation at `place`, which is used at `now`; and whether that was not known yet.
+    #[inline]
+    pub fn use_at(&mut self, place: u32, now: Time) -> Option<(S, bool)>
+    where
+        S: Clone,
+    {
+        let activation = self.activations.get(place)?;
+        let state = activation.state.clone();
+        let newly = activation.links.used != now && self.touch(place, now);
+        Some((state, newly))
     }
 
     /// The activation is used at `now`. Says whether that was not known yet.
@@ -308,6 +399,47 @@ impl<S, W: Waiting> Activations<S, W> {
         self.activations.get(place).is_some_and(|activation| activation.leaving)
     }
 
+    /// The slot of an activation, if it is in one.
+    #[must_use]
+    pub fn slot_of(&self, place: u32) -> Option<SlotId> {
+        self.activations.get(place)?.slot.slot()
+    }
+
+    /// Whether `slot` has no activation.
+    #[must_use]
+    pub fn is_vacant(&self, slot: SlotId) -> bool {
+        self.slots.first(slot) == NONE
+    }
+
+    /// Begins to look at all activations of `slot`; what was looked at before is left.
+    pub fn sweep(&mut self, slot: SlotId) {
+        self.slots.sweep(slot);
+    }
+
+    /// The next activation that was in the slot when that began, and is still.
+    pub fn next_swept(&mut self) -> Option<u32> {
+        self.slots.next(&self.activations)
+    }
+
+    /// The activation is emptied from now on (**A7**), and is to be collected as soon as it is idle.
+    pub fn set_emptied(&mut self, place: u32) {
+        let activation = self.at_mut(place);
+        (activation.emptied, activation.leaving) = (true, true);
+    }
+
+    /// Whether a turn of `chain` is parked at `place`.
+    #[must_use]
+    pub fn has_turn_of(&self, place: u32, chain: ChainId) -> bool {
+        self.turns_of(place).any(|turn| self.turn(turn).path.chain() == chain)
+    }
+
+    /// Changes on whose behalf a turn runs.
+    pub fn set_born(&mut self, turn: u32, born: Born) {
+        if let Some(entry) = self.turns.get_mut(turn) {
+            entry.path = std::mem::take(&mut entry.path).born_under(born);
+        }
+    }
+
     /// When the activation used longest ago in list `list` was used.
     #[must_use]
     pub fn oldest_use(&self, list: usize) -> Option<Time> {
@@ -335,223 +467,8 @@ impl<S, W: Waiting> Activations<S, W> {
     #[must_use]
     pub fn is_open(&self, place: u32, exclusive: bool) -> bool {
         let activation = self.at(place);
-        let free = activation.mails == 0 && activation.holder == NONE;
+        let free = activation.mails == 0 && activation.holder == NONE && !activation.emptied;
         free && (!exclusive || activation.first_turn == NONE)
-    }
-
-    /// What to do with `waiting`, which is not in the mailbox.
-    #[must_use]
-    pub fn admit(&self, place: u32, waiting: &W) -> Admission {
-        let activation = self.at(place);
-        match self.check(place, waiting) {
-            Admission::Enter if activation.mails == 0 => Admission::Enter,
-            Admission::Refuse(why) => Admission::Refuse(why),
-            verdict @ (Admission::Enter | Admission::Wait | Admission::Pass) => {
-                self.queue(place, waiting, verdict == Admission::Enter)
-            }
-        }
-    }
-
-    /// What those who run or are parked have to say.
-    fn check(&self, place: u32, waiting: &W) -> Admission {
-        let activation = self.at(place);
-        let path = waiting.path();
-        if activation.holder != NONE {
-            let holder = self.turn(activation.holder);
-            let own = holder.section.is_some_and(|section| path.holds(section));
-            if own || !path.may_wait_for(&holder.path) {
-                return Admission::Refuse(ErrorKind::WouldDeadlock);
-            }
-            return Admission::Wait;
-        }
-        if !waiting.is_exclusive() {
-            return Admission::Enter;
-        }
-        let mut verdict = Admission::Enter;
-        for turn in self.turns_of(place) {
-            let other = &self.turn(turn).path;
-            if waiting.turn() == Some(turn) || !keeps_out(other, path) {
-                continue;
-            }
-            if !path.may_wait_for(other) {
-                return Admission::Refuse(ErrorKind::WouldDeadlock);
-            }
-            verdict = Admission::Wait;
-        }
-        verdict
-    }
-
-    /// What those who wait already have to say.
-    fn queue(&self, place: u32, waiting: &W, could_enter: bool) -> Admission {
-        let passes = could_enter && self.returns(place, waiting);
-        let room = if passes { 2 * limits::MAILBOX_MAX } else { limits::MAILBOX_MAX };
-        if self.at(place).mails >= room && waiting.turn().is_none() {
-            return Admission::Refuse(ErrorKind::Overloaded);
-        }
-        if passes {
-            return Admission::Pass;
-        }
-        if self.may_stand(place, waiting, NONE) {
-            Admission::Wait
-        } else {
-            Admission::Refuse(ErrorKind::WouldDeadlock)
-        }
-    }
-
-    /// Whether this is a shared call of a chain that has a turn parked here (**A3**).
-    fn returns(&self, place: u32, waiting: &W) -> bool {
-        let chain = waiting.path().chain();
-        let own = |turn| self.turn(turn).path.chain() == chain;
-        !waiting.is_exclusive() && self.turns_of(place).any(own)
-    }
-
-    /// Whether `waiting`, which is in the mailbox, passes the others there.
-    fn may_pass(&self, place: u32, waiting: &W) -> bool {
-        self.at(place).passes
-            && self.returns(place, waiting)
-            && self.check(place, waiting) == Admission::Enter
-    }
-
-    /// Whether `waiting` may stand behind the mails before `until` (**A4**). Who stands behind an
-    /// exclusive call waits for all that this one waits for. If one of those is a turn that itself
-    /// waits for `waiting`, that is a circle.
-    fn may_stand(&self, place: u32, waiting: &W, until: u32) -> bool {
-        let path = waiting.path();
-        let mut mail = self.at(place).first_mail;
-        while path.holds_any()
-            && mail != until
-            && let Some(ahead) = self.mails.get(mail)
-        {
-            let other = ahead.waiting.path();
-            let mut turns = self.turns_of(place).map(|turn| &self.turn(turn).path);
-            let safe = |turn: &Path| {
-                !keeps_out(turn, other) || (!turn.leads_to(path) && path.may_wait_for(turn))
-            };
-            if ahead.waiting.is_exclusive() && !(path.may_wait_for(other) && turns.all(safe)) {
-                return false;
-            }
-            mail = ahead.next;
-        }
-        true
-    }
-
-    /// Takes out the first that may not wait any more, since a turn here has taken a section after
-    /// it came (**A4**).
-    pub fn next_to_die(&mut self, place: u32) -> Option<W> {
-        let mut mail = self.activations.get(place)?.first_mail;
-        while let Some(entry) = self.mails.get(mail) {
-            let waiting = &entry.waiting;
-            if !self.may_stand(place, waiting, mail) && !self.may_pass(place, waiting) {
-                return self.take_mail(place, mail);
-            }
-            mail = entry.next;
-        }
-        None
-    }
-
-    /// Puts `waiting` at the end of the mailbox. Admission came before, so that it has room.
-    pub fn wait(&mut self, place: u32, waiting: W) {
-        let mail = self.mails.insert(Mail { next: NONE, waiting });
-        let Ok(mail) = mail else { unreachable!("A2: mailboxes are bounded") };
-        let last = self.at(place).last_mail;
-        if let Some(last) = self.mails.get_mut(last) {
-            last.next = mail;
-        }
-        let activation = self.at_mut(place);
-        if activation.mails == 0 {
-            activation.first_mail = mail;
-        }
-        activation.last_mail = mail;
-        activation.mails += 1;
-    }
-
-    /// Puts `waiting` at the end of the mailbox, from where it passes the others (**A3**).
-    pub fn pass(&mut self, place: u32, waiting: W) {
-        self.wait(place, waiting);
-        self.at_mut(place).passes = true;
-    }
-
-    /// How many wait.
-    #[must_use]
-    pub fn mails(&self, place: u32) -> u32 {
-        self.activations.get(place).map_or(0, |activation| activation.mails)
-    }
-
-    /// The first that waits, with what to do with it now; `None` if nobody waits or may go yet.
-    pub fn next(&mut self, place: u32) -> Option<(W, Admission)> {
-        let activation = self.activations.get(place)?;
-        let first = activation.first_mail;
-        if activation.passes {
-            let passes = self.next_to_pass(place);
-            return passes.or_else(|| self.next(place));
-        }
-        let verdict = self.check(place, &self.mails.get(first)?.waiting);
-        if verdict == Admission::Wait {
-            return None;
-        }
-        self.pop(place).map(|waiting| (waiting, verdict))
-    }
-
-    /// The first that passes the others. Once there is none, those that came to pass and may not any
-    /// more wait like the others, or are refused if they may not.
-    fn next_to_pass(&mut self, place: u32) -> Option<(W, Admission)> {
-        let mut mail = self.activations.get(place)?.first_mail;
-        while let Some(entry) = self.mails.get(mail) {
-            if self.may_pass(place, &entry.waiting) {
-                return Some((self.take_mail(place, mail)?, Admission::Enter));
-            }
-            mail = entry.next;
-        }
-        let dies = self.next_to_die(place);
-        self.at_mut(place).passes = dies.is_some();
-        Some((dies?, Admission::Refuse(ErrorKind::WouldDeadlock)))
-    }
-
-    /// The first that waits, whatever anyone has to say: for mailboxes that are given up.
-    pub fn pop(&mut self, place: u32) -> Option<W> {
-        let first = self.activations.get(place)?.first_mail;
-        let mail = self.mails.remove(first)?;
-        let activation = self.at_mut(place);
-        activation.first_mail = mail.next;
-        activation.mails -= 1;
-        if activation.mails == 0 {
-            activation.last_mail = NONE;
-        }
-        Some(mail.waiting)
-    }
-
-    /// Takes the first that waits and that `is` says yes to, wherever it stands.
-    pub fn withdraw(&mut self, place: u32, is: impl Fn(&W) -> bool) -> Option<W> {
-        let mut mail = self.activations.get(place)?.first_mail;
-        while let Some(entry) = self.mails.get(mail) {
-            if is(&entry.waiting) {
-                return self.take_mail(place, mail);
-            }
-            mail = entry.next;
-        }
-        None
-    }
-
-    fn take_mail(&mut self, place: u32, mail: u32) -> Option<W> {
-        let mut before = NONE;
-        let mut at = self.activations.get(place)?.first_mail;
-        while at != mail {
-            before = at;
-            at = self.mails.get(at)?.next;
-        }
-        let entry = self.mails.remove(mail)?;
-        if let Some(before) = self.mails.get_mut(before) {
-            before.next = entry.next;
-        }
-        let activation = self.at_mut(place);
-        activation.mails -= 1;
-        if activation.first_mail == mail {
-            activation.first_mail = entry.next;
-        }
-        if activation.last_mail == mail {
-            activation.last_mail = before;
-        }
-        Some(entry.waiting)
     }
 
     /// Whether somebody has asked already for the mailbox to be looked at; from now on, yes.
@@ -597,15 +514,13 @@ impl<S, W: Waiting> Activations<S, W> {
         Some(&self.turns.get(turn)?.path)
     }
 
-    /// Whether a turn may run or resume now; if not, it is listed to be resumed (**A1**).
-    pub fn may_run(&mut self, turn: u32) -> bool {
-        let Some(entry) = self.turns.get(turn) else { return false };
+    /// Where a turn runs and on whose behalf, if it may run or resume now; if not, it is listed to be resumed
+    /// (**A1**).
+    pub fn resumes(&mut self, turn: u32) -> Option<(u32, &Path)> {
+        let entry = self.turns.get_mut(turn)?;
         let holder = self.activations.get(entry.place).map_or(NONE, |a| a.holder);
-        let may = holder == NONE || holder == turn;
-        if let Some(entry) = self.turns.get_mut(turn) {
-            entry.frozen = !may;
-        }
-        may
+        entry.frozen = holder != NONE && holder != turn;
+        (!entry.frozen).then_some((entry.place, &entry.path))
     }
 
     /// A section begins for `turn`, whose path it joins; with `hold`, the turn holds its activation.

@@ -4,18 +4,27 @@
 //! User code, futures, messages' contents, clocks: machines see ids, paths and times.
 
 mod activations;
+mod atlas;
+pub mod control;
 pub mod coordinator;
 mod directory;
+mod draw;
+mod fields;
 pub mod link;
 mod ownership;
+pub mod passage;
 pub mod session;
 mod slab;
 pub mod spares;
+mod suspicion;
+mod trail;
 pub mod transfers;
 pub mod view;
 pub mod wheel;
 
-pub use activations::{Activations, Admission, NoRoom, Waiting};
+pub use activations::{Activations, Admission, NoRoom, Open, Seen, Waiting};
+pub use atlas::Atlas;
 pub use directory::{Directory, SLOTS};
-pub use ownership::{Epoch, Ownership, Standing};
+pub use ownership::{Epoch, Ownership, Site, SlotId, Standing};
 pub use slab::Slab;
+pub use trail::{Lost, STEPS_MAX, Trail};

@@ -123,6 +123,8 @@ pub enum Effect {
     },
     /// The peer is of the fabric: messages between shards may pass.
     Established(Peer),
+    /// The peer's control thread says this.
+    Control(Vec<u8>),
     /// End the link, once what was sent has left.
     Close(Closed),
 }
@@ -174,12 +176,15 @@ pub enum Refusal {
     /// Another link between the same nodes is kept (see [`keeps`]).
     #[error("the two nodes have another link")]
     Duplicate = 5,
+    /// The node that was reached is known to be over: it has to begin again as another one.
+    #[error("the node's lease has ended")]
+    Ended = 6,
 }
 
 impl Refusal {
     /// All of them, for those who count.
-    pub const ALL: [Self; 5] =
-        [Self::Version, Self::Fabric, Self::Key, Self::Itself, Self::Duplicate];
+    pub const ALL: [Self; 6] =
+        [Self::Version, Self::Fabric, Self::Key, Self::Itself, Self::Duplicate, Self::Ended];
 
     fn of(byte: u8) -> Option<Self> {
         Self::ALL.into_iter().find(|refusal| *refusal as u8 == byte)
@@ -333,8 +338,9 @@ impl Link {
                 out.push(Effect::Send { kind: Kind::Pong, payload: Vec::new() });
             }
             (Kind::Pong, true) => {}
-            (Kind::Ping | Kind::Pong, false) => {
-                self.violated("a sign of life before the handshake", out);
+            (Kind::Control, true) => out.push(Effect::Control(payload.to_vec())),
+            (Kind::Ping | Kind::Pong | Kind::Control, false) => {
+                self.violated("a message before the handshake", out);
             }
             (
                 Kind::Call
@@ -343,7 +349,11 @@ impl Link {
                 | Kind::Failed
                 | Kind::Cancel
                 | Kind::Credit
-                | Kind::Chunk,
+                | Kind::Chunk
+                | Kind::Moved
+                | Kind::Returned
+                | Kind::Flush
+                | Kind::Flushed,
                 _,
             ) => self.violated("a message of shards for the link itself", out),
         }

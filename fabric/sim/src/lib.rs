@@ -10,8 +10,10 @@
 //! - **S2** Checkers only look: no run goes another way because it is checked.
 //!
 //! # Not here
-//! Several nodes, faulty networks, disks and stores: they come with the parts that they break.
+//! Disks and real stores: they come with the parts that they break. Calls between nodes of a fabric whose views change:
+//! the control plane of whole fabrics is simulated by itself, by [`Scenario`]s.
 
+mod fabric;
 mod knot;
 mod log;
 mod mutant;
@@ -24,6 +26,7 @@ mod run;
 mod seed;
 mod world;
 
+pub use fabric::{FabricTrial, Phase, Scenario, ScenarioError, Tally, check_fabric, run_fabric};
 pub use log::{Stats, Violation};
 pub use mutant::Mutant;
 pub use program::{TestOptions, TestOutcome, test};

@@ -3,7 +3,8 @@
 //! All but one are faults of the world around the shards, so that no shard pays for them.
 //!
 //! # Not here
-//! How a fault is carried out: `post` and `world` do that, and `knot` for `exclusive_overlap`.
+//! How a fault is carried out: `post` and `world` do that, `knot` for `exclusive_overlap`, and `fabric` for those of the
+//! control plane.
 
 use std::fmt;
 
@@ -29,6 +30,30 @@ pub enum Mutant {
     NoWaitDie,
     /// An error says that the method did not run, whether it did or not.
     DishonestError,
+    /// The store takes writes of older owners.
+    NoStoreFence,
+    /// A node counts its lease from the answer, not from the sending of its renewal.
+    LeaseFromAnswer,
+    /// A node runs turns past its own deadline.
+    NoLocalDeadline,
+    /// A node that leaves asks only once for its lease to end.
+    ReleaseNotRetried,
+    /// Leases of others are held for over before they have expired.
+    TakeOverWithoutWaiting,
+    /// A node says that it has settled by its view before it has drained what that took from it.
+    SettledTooEarly,
+    /// A shard says that it has drained slots when it begins to.
+    DrainedTooEarly,
+    /// A shard goes by a snapshot that is older than the one that it has.
+    StaleViewAccepted,
+    /// A view is put in place of another one than it was made from.
+    ChangeWithoutCas,
+    /// A view is made without the history of those that are not settled.
+    HistoryForgotten,
+    /// A lease that has ended is renewed.
+    EndedRenews,
+    /// A new owner of a slot keeps the epoch of the one before.
+    EpochNotRaised,
 }
 
 impl Mutant {
@@ -43,6 +68,18 @@ impl Mutant {
         Self::ForgottenSections,
         Self::NoWaitDie,
         Self::DishonestError,
+        Self::NoStoreFence,
+        Self::LeaseFromAnswer,
+        Self::NoLocalDeadline,
+        Self::ReleaseNotRetried,
+        Self::TakeOverWithoutWaiting,
+        Self::SettledTooEarly,
+        Self::DrainedTooEarly,
+        Self::StaleViewAccepted,
+        Self::ChangeWithoutCas,
+        Self::HistoryForgotten,
+        Self::EndedRenews,
+        Self::EpochNotRaised,
     ];
 
     /// Its name on the command line.
@@ -58,6 +95,18 @@ impl Mutant {
             Self::ForgottenSections => "forgotten_sections",
             Self::NoWaitDie => "no_wait_die",
             Self::DishonestError => "dishonest_error",
+            Self::NoStoreFence => "no_store_fence",
+            Self::LeaseFromAnswer => "lease_from_answer",
+            Self::NoLocalDeadline => "no_local_deadline",
+            Self::ReleaseNotRetried => "release_not_retried",
+            Self::TakeOverWithoutWaiting => "take_over_without_waiting",
+            Self::SettledTooEarly => "settled_too_early",
+            Self::DrainedTooEarly => "drained_too_early",
+            Self::StaleViewAccepted => "stale_view_accepted",
+            Self::ChangeWithoutCas => "change_without_cas",
+            Self::HistoryForgotten => "history_forgotten",
+            Self::EndedRenews => "ended_renews",
+            Self::EpochNotRaised => "epoch_not_raised",
         }
     }
 
@@ -72,6 +121,46 @@ impl Mutant {
             Self::HashOrder => &["same_trace"],
             Self::ExclusiveOverlap => &["exclusive_alone"],
             Self::DishonestError => &["honest_ran"],
+            Self::NoStoreFence => &["store_fence"],
+            Self::LeaseFromAnswer => &["past_no_lease", "one_owner"],
+            Self::NoLocalDeadline => &["past_no_lease"],
+            Self::ReleaseNotRetried => &["leaves", "convergence"],
+            Self::TakeOverWithoutWaiting => &["past_no_lease", "one_owner"],
+            Self::SettledTooEarly => &["one_owner"],
+            Self::DrainedTooEarly => &["one_owner"],
+            Self::StaleViewAccepted => &["one_owner", "epochs_grow"],
+            Self::ChangeWithoutCas => &["one_view"],
+            Self::HistoryForgotten => &["one_owner", "epochs_grow"],
+            Self::EndedRenews => &["one_owner", "past_no_lease", "convergence"],
+            Self::EpochNotRaised => &["epochs_grow"],
+        }
+    }
+
+    /// Whether it is a fault of the control plane, which scenarios show; the others are of calls and turns.
+    #[must_use]
+    pub const fn is_of_the_fabric(self) -> bool {
+        match self {
+            Self::DuplicateReply
+            | Self::DuplicateCall
+            | Self::ReorderPair
+            | Self::LostMessage
+            | Self::HashOrder
+            | Self::ExclusiveOverlap
+            | Self::ForgottenSections
+            | Self::NoWaitDie
+            | Self::DishonestError => false,
+            Self::NoStoreFence
+            | Self::LeaseFromAnswer
+            | Self::NoLocalDeadline
+            | Self::ReleaseNotRetried
+            | Self::TakeOverWithoutWaiting
+            | Self::SettledTooEarly
+            | Self::DrainedTooEarly
+            | Self::StaleViewAccepted
+            | Self::ChangeWithoutCas
+            | Self::HistoryForgotten
+            | Self::EndedRenews
+            | Self::EpochNotRaised => true,
         }
     }
 

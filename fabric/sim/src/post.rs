@@ -88,6 +88,8 @@ impl Post {
             Message::Reply { token, answer } => {
                 Message::Reply { token, answer: self.answer(to, token, answer) }
             }
+            other
+            @ (Message::Returned { .. } | Message::Flush { .. } | Message::Flushed { .. }) => other,
         };
         self.put(now, from * self.shards + to, message);
         if let Some(copy) = copy {

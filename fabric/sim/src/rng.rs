@@ -4,6 +4,8 @@
 //! # Not here
 //! Where the first seed comes from.
 
+use std::time::Duration;
+
 /// A stream of numbers that follows from its seed.
 #[derive(Clone, Debug)]
 pub(crate) struct Rng(u64);
@@ -39,6 +41,17 @@ impl Rng {
     /// True once in `times`.
     pub(crate) fn one_in(&mut self, times: u64) -> bool {
         self.below(times) == 0
+    }
+
+    /// True in this share of all cases.
+    pub(crate) fn chance(&mut self, share: f64) -> bool {
+        // 53 bits are what a float has; no number is drawn for what never happens.
+        share > 0.0 && ((self.next() >> 11) as f64) < share * (1_u64 << 53) as f64
+    }
+
+    /// Less than `most`, unless that is nothing.
+    pub(crate) fn up_to(&mut self, most: Duration) -> Duration {
+        Duration::from_nanos(self.below(u64::try_from(most.as_nanos()).unwrap_or(u64::MAX)))
     }
 
     /// A stream of its own.

@@ -14,8 +14,8 @@ use epicserver_entity::{Answer, Registry, TurnId};
 use epicserver_node::{
     Config, Counters, Effect, Event, LinkUp, Message, Notice, RootTask, Shard, WakeSink,
 };
-use epicserver_proto::Directory;
 use epicserver_proto::view::Share;
+use epicserver_proto::{Directory, Ownership};
 use epicserver_wire::frame::Frame;
 use epicserver_wire::header::Glance;
 use epicserver_wire::{ShardId, Time};
@@ -121,6 +121,7 @@ impl World {
                 direct: plan.direct,
                 seed: rng.next(),
                 wakes: Arc::clone(&woken) as Arc<dyn WakeSink>,
+                fault: None,
             });
             Member { shard, woken, inbox: VecDeque::new(), stalled: Time::ZERO }
         });
@@ -142,12 +143,11 @@ impl World {
         }
         let directory = Arc::new(Directory::of((0..nodes).map(Net::id).map(Share::of)));
         for node in 0..nodes {
-            let me = Net::id(node);
+            let view = Arc::new(Ownership::whole(1, Net::id(node), Arc::clone(&directory)));
             let links: Vec<LinkUp> =
                 (0..nodes).filter(|to| *to != node).map(|to| self.net.up(node, to)).collect();
             for member in &mut self.members[node * self.shards..(node + 1) * self.shards] {
-                let directory = Arc::clone(&directory);
-                member.inbox.push_back(Event::Members { me, directory });
+                member.inbox.push_back(Event::View(Arc::clone(&view)));
                 member.inbox.extend(links.iter().cloned().map(Event::LinkUp));
             }
         }
@@ -333,6 +333,7 @@ impl World {
                     let answer = Answer::Bytes(bytes);
                     self.members[from].inbox.push_back(Event::Completed { token, answer });
                 }
+                Effect::Drained { .. } | Effect::Behind { .. } => {}
                 Effect::Notice(notice) => {
                     self.note(4, from);
                     self.panics += u64::from(matches!(notice, Notice::Panicked { .. }));

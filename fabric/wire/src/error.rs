@@ -55,10 +55,12 @@ pub enum ErrorKind {
     NodeLost,
     /// The node is stopping.
     Stopping,
-    /// The node that was asked does not own the entity.
+    /// The entity's slot went to another node, which the call did not reach.
     Moved,
     /// The call was awaited outside of the shard that made it, or outside any.
     NotInAnEntity,
+    /// No node offers the placement class of the entity.
+    Nowhere,
 }
 
 impl ErrorKind {
@@ -78,8 +80,9 @@ impl ErrorKind {
             Self::TooManySections => "the chain holds too many exclusive sections",
             Self::NodeLost => "the node was lost",
             Self::Stopping => "the node is stopping",
-            Self::Moved => "the node that was asked does not own the entity",
+            Self::Moved => "the entity went to another node",
             Self::NotInAnEntity => "the call was awaited outside of the shard that made it",
+            Self::Nowhere => "no node offers the entity's placement class",
         }
     }
 }

@@ -9,16 +9,16 @@
 //! | 1 | kind |
 //! | 2..4 | flags: bit 0, the callee follows; bit 1, sections follow |
 //! | 4..8 | bytes of the payload, padding not counted |
-//! | 8..16 | token, or the number of a transfer |
-//! | 16..20 | method, or all bytes of a transfer |
-//! | 20..24 | deadline left, in units of 64 µs, rounded up; all ones: none. Or the offset of a chunk |
+//! | 8..16 | token, or the number of a transfer, or of a view |
+//! | 16..20 | method, or all bytes of a transfer, or the lower half of a view's number |
+//! | 20..24 | deadline left, in units of 64 µs, rounded up; all ones: none. Or the offset of a chunk, or the upper half of a view's number |
 //! | 24..26 | sending shard |
 //! | 26..28 | receiving shard |
 //! | 28..30 | messages that may be sent again |
 //! | 30..32 | units of 256 bytes that may be sent again |
 //!
-//! The callee: its chain (16 bytes), the bytes of its pinned id (2), zeros (14), the pinned id, padded
-//! to 16. Sections: how many (8 bytes), 8 bytes each, padded to 16.
+//! The callee: its chain (16 bytes), the bytes of its pinned id (2), zeros (2), the view that the chain was
+//! born under (4; 0: none), zeros (8), the pinned id, padded to 16. Sections: how many (8 bytes), 8 bytes each, padded to 16.
 //!
 //! # Invariants
 //! - **W12** [`Message::parse`] is the one place where bytes of a peer become types: hostile ones
@@ -36,7 +36,7 @@ use rkyv::util::AlignedVec;
 use crate::codec::{Out, Unwritten};
 use crate::frame::{FRAME_ALIGN, Frame, FrameMut, Part, padded};
 use crate::limits::{CHAIN_SECTIONS_MAX, MESSAGE_BYTES_MAX};
-use crate::{ChainId, EntityId, MethodId, Path, SectionId, ShardId, Token};
+use crate::{Born, ChainId, EntityId, MethodId, Path, SectionId, ShardId, Token};
 
 /// The version of this layout.
 pub const VERSION: u8 = 1;
@@ -76,10 +76,22 @@ pub enum Kind {
     Goodbye = 10,
     /// A part of the handshake, of which the payload says more.
     Handshake = 11,
+    /// A call that has not run: by the sender's view another node owns its callee.
+    Moved = 12,
+    /// The same of a call for whose reply nobody waits: it goes back whole.
+    Returned = 13,
+    /// What follows is said under this view; with [`ANSWER`](Header::ANSWER), an answer is wanted.
+    Flush = 14,
+    /// Of all that was said before a flush, nothing waits there that the sender must not run by this view.
+    /// The payload lists the slots that it still empties.
+    Flushed = 15,
+    /// What the control thread of one node says to that of another.
+    Control = 16,
 }
 
 impl Kind {
-    const ALL: [Self; 11] = [
+    /// Every one.
+    pub const ALL: [Self; 16] = [
         Self::Call,
         Self::Tell,
         Self::Reply,
@@ -91,20 +103,27 @@ impl Kind {
         Self::Pong,
         Self::Goodbye,
         Self::Handshake,
+        Self::Moved,
+        Self::Returned,
+        Self::Flush,
+        Self::Flushed,
+        Self::Control,
     ];
 
     fn of(byte: u8) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| *kind as u8 == byte)
     }
 
-    fn has_callee(self) -> bool {
-        matches!(self, Self::Call | Self::Tell)
+    /// Whether it says for whom it is.
+    #[must_use]
+    pub fn has_callee(self) -> bool {
+        matches!(self, Self::Call | Self::Tell | Self::Returned)
     }
 
     /// Whether the two ends of a link speak it, rather than two shards.
     #[must_use]
     pub fn is_of_the_link(self) -> bool {
-        matches!(self, Self::Ping | Self::Pong | Self::Goodbye | Self::Handshake)
+        matches!(self, Self::Ping | Self::Pong | Self::Goodbye | Self::Handshake | Self::Control)
     }
 }
 
@@ -181,6 +200,11 @@ impl Header {
     /// No deadline.
     pub const FOREVER: u32 = u32::MAX;
 
+    /// In place of the method of a flush: an answer is wanted.
+    pub const ANSWER: u32 = 1;
+    /// In place of the method of its answer: there are more slots than it lists.
+    pub const MORE: u32 = 1;
+
     /// A message of `kind` between two shards, with nothing else said.
     #[must_use]
     pub const fn new(kind: Kind, from: ShardId, to: ShardId) -> Self {
@@ -201,6 +225,29 @@ impl Header {
     pub fn deadline_left(&self) -> Option<Duration> {
         let nanos = u64::from(self.left) * DEADLINE_UNIT_NS;
         (self.left != Self::FOREVER).then(|| Duration::from_nanos(nanos))
+    }
+
+    /// The same of the view numbered `view`: beside the token if it needs that, and else in its place.
+    #[must_use]
+    #[expect(clippy::cast_possible_truncation, reason = "the two halves of a number")]
+    pub fn under(self, view: u64) -> Self {
+        let (low, high) = (view as u32, (view >> 32) as u32);
+        if self.kind == Kind::Moved {
+            Self { method: low, left: high, ..self }
+        } else {
+            Self { token: Token::new(low, high), ..self }
+        }
+    }
+
+    /// The number of the view of a message that has one.
+    #[must_use]
+    pub fn view(&self) -> u64 {
+        let (low, high) = if self.kind == Kind::Moved {
+            (self.method, self.left)
+        } else {
+            (self.token.index(), self.token.generation())
+        };
+        u64::from(high) << 32 | u64::from(low)
     }
 
     /// The method of a call.
@@ -391,7 +438,9 @@ impl Cursor<'_> {
     fn put_callee(&mut self, to: &EntityId, path: &Path) -> Option<()> {
         let head = self.at;
         self.put(&path.chain().to_bytes())?;
-        self.put(&[0; CALLEE_HEAD - 16])?;
+        self.put(&[0; 4])?;
+        self.put(&path.born().as_u32().to_le_bytes())?;
+        self.put(&[0; 8])?;
         let len = to.write_into(self.bytes.get_mut(self.at..)?)?;
         self.at += len;
         self.pad()?;
@@ -557,16 +606,20 @@ impl Message {
 fn parse_callee(rest: &[u8], at: &mut usize, sections: bool) -> Result<Callee, Violation> {
     let head = rest.get(*at..*at + CALLEE_HEAD).ok_or(Violation::Truncated)?;
     let (chain, tail) = head.split_first_chunk::<16>().ok_or(Violation::Truncated)?;
-    let (len, zeros) = tail.split_first_chunk::<2>().ok_or(Violation::Truncated)?;
-    if zeros.iter().any(|byte| *byte != 0) {
-        return Err(Violation::Callee);
-    }
-    let len = usize::from(u16::from_le_bytes(*len));
+    let &[l0, l1, 0, 0, b0, b1, b2, b3, 0, 0, 0, 0, 0, 0, 0, 0] = tail else {
+        return Err(if tail.len() < CALLEE_HEAD - 16 {
+            Violation::Truncated
+        } else {
+            Violation::Callee
+        });
+    };
+    let born = Born::from_u32(u32::from_le_bytes([b0, b1, b2, b3]));
+    let len = usize::from(u16::from_le_bytes([l0, l1]));
     *at += CALLEE_HEAD;
     let id = rest.get(*at..*at + len).ok_or(Violation::Truncated)?;
     let to = EntityId::from_bytes(id).ok_or(Violation::Callee)?;
     *at += padded(len);
-    let mut path = Path::new(ChainId::from_bytes(*chain));
+    let mut path = Path::new(ChainId::from_bytes(*chain)).born_under(born);
     if sections {
         let count = rest.get(*at..).and_then(<[u8]>::first_chunk).ok_or(Violation::Truncated)?;
         let count = section_count(u64::from_le_bytes(*count))?;

@@ -31,6 +31,12 @@ pub fn form_hash(text: &str) -> u64 {
     xxh3_64(text.as_bytes())
 }
 
+/// The hash of what was written, to be compared with that of what is read.
+#[must_use]
+pub fn bytes_hash(bytes: &[u8]) -> u64 {
+    xxh3_64(bytes)
+}
+
 #[expect(clippy::cast_possible_truncation, reason = "the low bits of a hash are its short form")]
 const fn low32(hash: u64) -> u32 {
     hash as u32
@@ -69,22 +75,33 @@ pub struct ClassId(pub(crate) u16);
 impl ClassId {
     /// The class of types that name none.
     pub const DEFAULT: Self = Self(0);
+    /// Of entities without a state: every node has its own of them, and none owns one.
+    pub const STATELESS: Self = Self(u16::MAX);
 
     /// The id of the class called `name`; the empty name is the default class (**W1**).
     #[must_use]
-    #[expect(clippy::cast_possible_truncation, reason = "the low bits of a hash, never zero")]
+    #[expect(clippy::cast_possible_truncation, reason = "the low bits of a hash")]
     pub const fn of(name: &str) -> Self {
         if name.is_empty() {
             return Self::DEFAULT;
         }
-        let id = name_hash(b'C', name, "") as u16;
-        Self(if id == 0 { 1 } else { id })
+        match name_hash(b'C', name, "") as u16 {
+            0 => Self(1),
+            u16::MAX => Self(u16::MAX - 1),
+            id => Self(id),
+        }
     }
 
     /// The id as the wire and stores carry it.
     #[must_use]
     pub const fn as_u16(self) -> u16 {
         self.0
+    }
+
+    /// The id that was carried as `id`.
+    #[must_use]
+    pub const fn from_u16(id: u16) -> Self {
+        Self(id)
     }
 }
 
@@ -183,6 +200,49 @@ impl fmt::Display for NodeId {
     }
 }
 
+/// The number of the view under which a chain's first turn began; none if none has begun.
+///
+/// A turn that begins under an earlier view than its chain passes that one on instead, so that whatever it
+/// calls is known to be at least as old as the turn.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct Born(u32);
+
+impl Born {
+    /// No turn has begun.
+    pub const NONE: Self = Self(0);
+
+    /// Under the view numbered `view`; the highest numbers are one.
+    #[must_use]
+    pub fn under(view: u64) -> Self {
+        Self(u32::try_from(view).unwrap_or(u32::MAX))
+    }
+
+    /// What it is once a turn begins under the view `now`.
+    #[inline]
+    #[must_use]
+    pub fn or_earlier(self, now: Self) -> Self {
+        if self == Self::NONE || now < self { now } else { self }
+    }
+
+    /// Whether a turn has begun, and under an earlier view than `view`.
+    #[must_use]
+    pub fn is_before(self, view: u64) -> bool {
+        self != Self::NONE && u64::from(self.0) < view
+    }
+
+    /// The number, 0 for none, as the wire carries it.
+    #[must_use]
+    pub const fn as_u32(self) -> u32 {
+        self.0
+    }
+
+    /// What the wire carried as `number`.
+    #[must_use]
+    pub const fn from_u32(number: u32) -> Self {
+        Self(number)
+    }
+}
+
 /// A link of this node to another one; never used twice by one process.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LinkId(u32);
@@ -211,34 +271,33 @@ impl fmt::Debug for LinkId {
 ///
 /// A token that was answered is never valid again: its place is reused under a new generation.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Token {
-    index: u32,
-    generation: u32,
-}
+pub struct Token(u64);
 
 impl Token {
     /// A token of place `index` in its `generation`-th use.
     #[must_use]
     pub const fn new(index: u32, generation: u32) -> Self {
-        Self { index, generation }
+        // One word: written as two halves, it could not be read as a whole before both had left the store buffer.
+        Self((generation as u64) << 32 | index as u64)
     }
 
     /// Its place in the shard's table.
     #[must_use]
+    #[expect(clippy::cast_possible_truncation, reason = "the low half")]
     pub const fn index(self) -> u32 {
-        self.index
+        self.0 as u32
     }
 
     /// Which use of that place it is.
     #[must_use]
     pub const fn generation(self) -> u32 {
-        self.generation
+        (self.0 >> 32) as u32
     }
 }
 
 impl fmt::Debug for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "#{}.{}", self.index, self.generation)
+        write!(f, "#{}.{}", self.index(), self.generation())
     }
 }
 
@@ -344,6 +403,15 @@ mod tests {
     #[test]
     fn names_cannot_be_shifted_between_entity_and_method() {
         assert_ne!(MethodId::of("ab", "c"), MethodId::of("a", "bc"));
+    }
+
+    #[test]
+    fn a_chain_is_as_old_as_the_earliest_view_that_a_turn_of_it_began_under() {
+        let (third, fifth) = (Born::under(3), Born::under(5));
+        assert_eq!(Born::NONE.or_earlier(fifth), fifth);
+        assert_eq!(fifth.or_earlier(third), third);
+        assert_eq!(third.or_earlier(fifth), third);
+        assert!(third.is_before(4) && !third.is_before(3) && !Born::NONE.is_before(3));
     }
 
     #[test]

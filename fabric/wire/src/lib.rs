@@ -22,7 +22,8 @@ pub use codec::{Codec, Encode, Malformed, Out, Rkyv, Serializer, Unwritten};
 pub use entity_id::EntityId;
 pub use error::{CallError, ErrorKind, Progress, Ran};
 pub use ids::{
-    ChainId, ClassId, LinkId, MethodId, NodeId, SectionId, ShardId, Token, TypeId, form_hash,
+    Born, ChainId, ClassId, LinkId, MethodId, NodeId, SectionId, ShardId, Token, TypeId,
+    bytes_hash, form_hash,
 };
 pub use key::{EntityKey, IntoKey, Key};
 pub use path::Path;

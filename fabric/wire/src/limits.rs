@@ -48,9 +48,23 @@ pub const MESSAGE_BYTES_MAX: usize = (64 << 20) + (64 << 10);
 /// Boxes, lists and the like that a value which is read may have within one another. A deeper one, of a
 /// type that holds itself, is refused: reading it would exhaust the stack.
 pub const VALUE_DEPTH_MAX: usize = 256;
+/// Calls that may wait at one shard for their slots to be served.
+pub const HELD_MAX: u32 = 1 << 16;
+/// How long a call may wait there that holds an exclusive section or a lock.
+pub const SECTION_HOLD_MAX: Duration = Duration::from_secs(1);
+/// How long a slot that goes to another node may take to be emptied: what still runs then is ended.
+pub const DRAIN_MAX: Duration = Duration::from_secs(10);
+/// For how long chains that began before it was lost may enter it meanwhile.
+pub const DRAIN_OPEN_MAX: Duration = Duration::from_millis(7_500);
+/// Flushes that one shard may have to answer.
+pub const FLUSHES_MAX: usize = 1 << 16;
+/// Things that happen to a shard while its lease has lapsed, and that wait for the next one.
+pub const BACKLOG_MAX: usize = 1 << 17;
 /// How long a call may take where nothing says otherwise.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 
 const _: () = assert!(DIRECT_DEPTH_MAX < DIRECT_BUDGET, "a full depth must fit the budget");
 const _: () = assert!(RING_SLOTS.is_power_of_two(), "rings are indexed by mask");
+const _: () =
+    assert!(DRAIN_OPEN_MAX.as_millis() < DRAIN_MAX.as_millis(), "what enters last has time left");
 const _: () = assert!(TIMERS_MAX >= TOKENS_MAX, "each token may have a deadline");

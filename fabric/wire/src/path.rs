@@ -8,12 +8,13 @@
 //! - **W7** The order of two paths does not change while either takes more sections, unless one
 //!   of them is the beginning of the other; then the shorter is the older.
 //! - **W8** A path holds at most [`CHAIN_SECTIONS_MAX`] sections.
+//! - **W17** Whatever becomes of a path's sections, it keeps the view that it was [born](Born) under.
 
 use std::cmp::Ordering;
 use std::sync::Arc;
 
 use crate::limits::CHAIN_SECTIONS_MAX;
-use crate::{ChainId, SectionId};
+use crate::{Born, ChainId, SectionId};
 
 /// A chain and the sections held along it. Without sections, and with one, it allocates nothing.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -22,20 +23,47 @@ pub struct Path {
     held: Held,
 }
 
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+/// The sections, and the view that the chain was born under: it fits beside the tag.
+#[derive(Clone, PartialEq, Eq, Debug)]
 enum Held {
-    #[default]
-    Nothing,
-    One(SectionId),
+    Nothing(Born),
+    One(Born, SectionId),
     /// Rare, and one word to keep the path of the common kinds short.
-    Many(Arc<Vec<SectionId>>),
+    Many(Born, Arc<Vec<SectionId>>),
 }
 
+impl Default for Held {
+    fn default() -> Self {
+        Self::Nothing(Born::NONE)
+    }
+}
+
+const _: () = assert!(size_of::<Path>() == 32, "a path is written at each call");
+
 impl Path {
-    /// The path of a new chain.
+    /// The path of a new chain, none of whose turns has begun.
     #[must_use]
     pub const fn new(chain: ChainId) -> Self {
-        Self { chain, held: Held::Nothing }
+        Self { chain, held: Held::Nothing(Born::NONE) }
+    }
+
+    /// The same of a chain born under `born`.
+    #[inline]
+    #[must_use]
+    pub fn born_under(mut self, born: Born) -> Self {
+        match &mut self.held {
+            Held::Nothing(own) | Held::One(own, _) | Held::Many(own, _) => *own = born,
+        }
+        self
+    }
+
+    /// The view that its chain was born under.
+    #[inline]
+    #[must_use]
+    pub fn born(&self) -> Born {
+        match &self.held {
+            Held::Nothing(born) | Held::One(born, _) | Held::Many(born, _) => *born,
+        }
     }
 
     /// Its chain.
@@ -48,16 +76,16 @@ impl Path {
     #[must_use]
     pub fn sections(&self) -> &[SectionId] {
         match &self.held {
-            Held::Nothing => &[],
-            Held::One(section) => std::slice::from_ref(section),
-            Held::Many(sections) => sections,
+            Held::Nothing(_) => &[],
+            Held::One(_, section) => std::slice::from_ref(section),
+            Held::Many(_, sections) => sections,
         }
     }
 
     /// Whether it holds any section.
     #[must_use]
     pub fn holds_any(&self) -> bool {
-        !matches!(self.held, Held::Nothing)
+        !matches!(self.held, Held::Nothing(_))
     }
 
     /// Whether it holds `section`: whoever waits for that one here waits for itself.
@@ -69,10 +97,13 @@ impl Path {
     /// The path once it holds `section` too; `None` if it holds too many (**W8**).
     #[must_use]
     pub fn with(&self, section: SectionId) -> Option<Self> {
+        let born = self.born();
         let held = match self.sections() {
-            [] => Held::One(section),
+            [] => Held::One(born, section),
             sections if sections.len() >= CHAIN_SECTIONS_MAX => return None,
-            sections => Held::Many(Arc::new(sections.iter().copied().chain([section]).collect())),
+            sections => {
+                Held::Many(born, Arc::new(sections.iter().copied().chain([section]).collect()))
+            }
         };
         Some(Self { chain: self.chain, held })
     }
@@ -80,12 +111,13 @@ impl Path {
     /// The path without `section`.
     #[must_use]
     pub fn without(&self, section: SectionId) -> Self {
+        let born = self.born();
         let mut rest = self.sections().iter().copied().filter(|held| *held != section);
         let held = match (rest.next(), rest.next()) {
-            (None, _) => Held::Nothing,
-            (Some(one), None) => Held::One(one),
+            (None, _) => Held::Nothing(born),
+            (Some(one), None) => Held::One(born, one),
             (Some(first), Some(second)) => {
-                Held::Many(Arc::new([first, second].into_iter().chain(rest).collect()))
+                Held::Many(born, Arc::new([first, second].into_iter().chain(rest).collect()))
             }
         };
         Self { chain: self.chain, held }
@@ -155,10 +187,11 @@ mod tests {
         }
 
         #[test]
-        fn a_section_that_was_let_go_is_as_if_never_taken(
-            held in prop::collection::vec(0_u64..9, 0..6),
+        fn w17_a_section_that_was_let_go_is_as_if_never_taken(
+            held in prop::collection::vec(0_u64..9, 0..6), born in 0_u64..3,
         ) {
-            let before = path(1, &held);
+            let before = path(1, &held).born_under(Born::under(born));
+            prop_assert_eq!(before.born(), Born::under(born));
             let section = SectionId::new(0, 77);
             prop_assert_eq!(before.with(section).unwrap().without(section), before);
         }

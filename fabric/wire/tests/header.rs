@@ -11,24 +11,13 @@ use epicserver_wire::header::{
 use epicserver_wire::limits::{CHAIN_SECTIONS_MAX, KEY_BYTES_MAX, MESSAGE_BYTES_MAX};
 use epicserver_wire::rkyv::ser::Writer as _;
 use epicserver_wire::{
-    ChainId, ClassId, EntityId, EntityKey, Path, SectionId, ShardId, Time, Token, TypeId, Unwritten,
+    Born, ChainId, ClassId, EntityId, EntityKey, Path, SectionId, ShardId, Time, Token, TypeId,
+    Unwritten,
 };
 use proptest::prelude::*;
 use proptest::sample::Index;
 
-const KINDS: [Kind; 11] = [
-    Kind::Call,
-    Kind::Tell,
-    Kind::Reply,
-    Kind::Failed,
-    Kind::Cancel,
-    Kind::Credit,
-    Kind::Chunk,
-    Kind::Ping,
-    Kind::Pong,
-    Kind::Goodbye,
-    Kind::Handshake,
-];
+const KINDS: [Kind; 16] = Kind::ALL;
 
 /// Longest message of a sample: the longest key, all sections, and the longest payload.
 const SAMPLE_BYTES_MAX: usize = 2048;
@@ -96,10 +85,12 @@ fn callee() -> impl Strategy<Value = (EntityId, Path)> {
     ];
     let sections = prop::collection::vec(any::<u64>(), 0..=CHAIN_SECTIONS_MAX);
     let placed = (any::<Option<u64>>(), "[a-z]{0,3}");
-    let rest = (any::<u64>(), any::<u64>());
-    (key, placed, rest, sections).prop_map(|(key, (group, class), (birth, origin), sections)| {
+    let rest = (any::<u64>(), any::<u64>(), any::<u32>());
+    (key, placed, rest, sections).prop_map(|(key, (group, class), rest, sections)| {
         let to = EntityId::new(TypeId::of("Sample"), ClassId::of(&class), group, key);
+        let (birth, origin, born) = rest;
         let start = Path::new(ChainId::new(Time::from_nanos(birth), origin));
+        let start = start.born_under(Born::from_u32(born));
         let path = sections
             .into_iter()
             .fold(start, |path, section| path.with(SectionId::from_u64(section)).unwrap_or(path));
@@ -111,7 +102,7 @@ fn sample() -> impl Strategy<Value = Sample> {
     (any::<Index>(), callee(), prop::collection::vec(any::<u8>(), 0..300)).prop_flat_map(
         |(kind, callee, payload)| {
             let kind = *kind.get(&KINDS);
-            let callee = matches!(kind, Kind::Call | Kind::Tell).then_some(callee);
+            let callee = kind.has_callee().then_some(callee);
             header(kind).prop_map(move |header| Sample {
                 header,
                 callee: callee.clone(),
@@ -154,8 +145,7 @@ fn assert_lies_in(message: &Message, bytes: &[u8], start: usize) {
     assert!((payload - start).is_multiple_of(FRAME_ALIGN) && (end - start).is_multiple_of(16));
     assert!(end - start <= MESSAGE_BYTES_MAX);
     assert_eq!(message.payload_of(bytes).len(), len);
-    let called = matches!(message.header.kind, Kind::Call | Kind::Tell);
-    assert_eq!(message.callee.is_some(), called);
+    assert_eq!(message.callee.is_some(), message.header.kind.has_callee());
 }
 
 fn assert_is(message: &Message, bytes: &[u8], sample: &Sample) {
@@ -305,7 +295,7 @@ proptest! {
 
     #[test]
     fn a_payload_that_is_appended_is_what_follows_a_head_that_is_appended(
-        header in any::<Index>().prop_flat_map(|kind| header(*kind.get(&KINDS[2..]))),
+        header in any::<Index>().prop_flat_map(|kind| header(*kind.get(&KINDS[2..11]))),
         payload in prop::collection::vec(any::<u8>(), 0..300),
     ) {
         let (mut whole, mut head) = (dirty(512), dirty(512));
@@ -349,6 +339,19 @@ proptest! {
     }
 
     #[test]
+    fn w13_the_number_of_a_view_is_read_as_it_was_and_leaves_the_token_of_a_call_alone(
+        header in any::<Index>().prop_flat_map(|kind| header(*kind.get(&KINDS[11..]))),
+        view in any::<u64>(),
+    ) {
+        prop_assert_eq!(header.under(view).view(), view);
+        if header.kind == Kind::Moved {
+            prop_assert_eq!(header.under(view).token, header.token);
+        } else {
+            prop_assert_eq!(header.under(view).method, header.method);
+        }
+    }
+
+    #[test]
     fn a_deadline_is_never_shorter_on_the_other_side(nanos in 0_u64..1 << 47) {
         let left = Duration::from_nanos(nanos);
         let header = Header {
@@ -381,7 +384,7 @@ fn numbers_of_kinds_that_there_are_not_are_refused() {
     for number in 0..=u8::MAX {
         bytes[1] = number;
         let kind = KINDS.into_iter().find(|kind| *kind as u8 == number);
-        let called = kind.is_some_and(|kind| matches!(kind, Kind::Call | Kind::Tell));
+        let called = kind.is_some_and(Kind::has_callee);
         match read(&bytes, 0) {
             Ok(message) => assert_eq!(Some(message.header.kind), kind),
             Err(Violation::Flags(0)) => assert!(called, "calls have callees"),

@@ -16,6 +16,7 @@ mod job;
 mod kernel;
 mod lab;
 mod machine;
+pub mod nodes;
 mod report;
 mod vm;
 

@@ -10,7 +10,7 @@ use epicserver_lab::{Error, Machine, Report, Result};
 
 use crate::SHORT;
 use crate::programs::Programs;
-use crate::setup::SETTINGS;
+use crate::setup;
 
 const MEASURING: Duration = Duration::from_secs(240);
 
@@ -38,10 +38,12 @@ pub(crate) fn across(
     (first, second): (&Machine, &Machine),
 ) {
     report.case("figures across two machines: a call of 64 bytes beside a packet", || {
-        let latency = format!("{SETTINGS} EPICSERVER_RUNTIME__IDLE=latency");
+        let [there, here] = setup::pair();
+        let latency = "EPICSERVER_RUNTIME__IDLE=latency";
         let (tally, raw) = (programs.tally.display(), programs.raw.display());
-        let server = second.start(&format!("{latency}; exec {tally} serve"))?;
-        let said = first.run(&format!("{latency}; TALLY=time exec {tally} run"), MEASURING)?;
+        let server = second.start(&format!("{there} {latency}; exec {tally} serve"))?;
+        let said =
+            first.run(&format!("{here} {latency}; TALLY=time exec {tally} run"), MEASURING)?;
         server.kill();
         let ours = median(&said)?;
         let server = second.start(&format!("exec {raw} serve 4244 1 spin"))?;

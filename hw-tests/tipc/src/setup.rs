@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use epicserver_lab::{Error, Machine, Report, Result};
+use epicserver_lab::{Error, Machine, Report, Result, nodes};
 
 use crate::SHORT;
 use crate::programs::Programs;
@@ -11,6 +11,12 @@ use crate::programs::Programs;
 /// the others of it from running.
 pub(crate) const SETTINGS: &str = "export EPICSERVER_NETWORK__TRANSPORT=tipc EPICSERVER_FABRIC__NAME=hw \
      EPICSERVER_FABRIC__KEY=sixteen-bytes-or-more EPICSERVER_FABRIC__NODES=2 EPICSERVER_RUNTIME__IDLE=power";
+
+/// The settings of two nodes on two machines, which agree on who they are beforehand: the one that only serves and the
+/// other one.
+pub(crate) fn pair() -> [String; 2] {
+    nodes::ranks().map(|rank| format!("{SETTINGS} {rank}"))
+}
 
 /// On a machine where TIPC is not set up yet.
 pub(crate) fn refusals(report: &mut Report, programs: &Programs, machine: &Machine) {

@@ -6,7 +6,7 @@ use epicserver_lab::{Error, Job, Lab, Machine, Output, Report, Result};
 
 use crate::one::score;
 use crate::programs::Programs;
-use crate::setup::{self, SETTINGS};
+use crate::setup;
 use crate::{SECOND, SHORT};
 
 const GAME: Duration = Duration::from_secs(180);
@@ -26,9 +26,9 @@ pub(crate) fn cases(
     (first, second): (Machine, Machine),
 ) {
     report.case("barrels across two machines", || {
-        let barrels = programs.barrels.display();
-        let _other = second.start(&format!("{SETTINGS}; tail -f /dev/null | {barrels} second"))?;
-        let said = first.run(&format!("{SETTINGS}; exec {barrels} first"), GAME)?;
+        let (barrels, [there, here]) = (programs.barrels.display(), setup::pair());
+        let _other = second.start(&format!("{there}; tail -f /dev/null | {barrels} second"))?;
+        let said = first.run(&format!("{here}; exec {barrels} first"), GAME)?;
         score(&said)
     });
     report.case("a wire that carries nothing for half a second loses nothing", || {
@@ -73,10 +73,10 @@ fn disturbed(
     (first, second): (&Machine, &Machine),
     happens: impl FnOnce() -> Result<()>,
 ) -> Result<String> {
-    let tally = programs.tally.display();
+    let (tally, [there, here]) = (programs.tally.display(), setup::pair());
     let _gone = std::fs::remove_file(first.folder().join("finish"));
-    let server = second.start(&format!("{SETTINGS}; exec {tally} serve"))?;
-    let caller = first.start(&format!("{SETTINGS}; TALLY=count exec {tally} run"))?;
+    let server = second.start(&format!("{there}; exec {tally} serve"))?;
+    let caller = first.start(&format!("{here}; TALLY=count exec {tally} run"))?;
     caller.wait_for("under way", ACCOUNTS)?;
     happens()?;
     first.run("touch finish", SHORT)?;
@@ -89,9 +89,9 @@ fn disturbed(
 }
 
 fn lost(programs: &Programs, first: &Machine, second: Machine) -> Result<String> {
-    let tally = programs.tally.display();
-    let _server = second.start(&format!("{SETTINGS}; exec {tally} serve"))?;
-    let caller: Job = first.start(&format!("{SETTINGS}; TALLY=hold exec {tally} run"))?;
+    let (tally, [there, here]) = (programs.tally.display(), setup::pair());
+    let _server = second.start(&format!("{there}; exec {tally} serve"))?;
+    let caller: Job = first.start(&format!("{here}; TALLY=hold exec {tally} run"))?;
     caller.wait_for("held", ACCOUNTS)?;
     second.kill();
     let said = caller.succeed(ACCOUNTS)?;

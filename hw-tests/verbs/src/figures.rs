@@ -10,7 +10,7 @@ use epicserver_lab::{Error, Machine, Report};
 
 use crate::SHORT;
 use crate::programs::Programs;
-use crate::setup::{address, listening, seeking};
+use crate::setup::{self, address};
 
 const MEASURING: Duration = Duration::from_secs(400);
 
@@ -39,8 +39,9 @@ pub(crate) fn across(
     report.case("figures across two machines: a call of 64 bytes beside ib_send_lat", || {
         let latency = "EPICSERVER_RUNTIME__IDLE=latency";
         let tally = programs.tally.display();
-        let server = second.start(&format!("{} {latency}; exec {tally} serve", listening(2)))?;
-        let script = format!("{} {latency}; TALLY=time exec {tally} run", seeking(1, 2));
+        let [there, here] = setup::pair();
+        let server = second.start(&format!("{there} {latency}; exec {tally} serve"))?;
+        let script = format!("{here} {latency}; TALLY=time exec {tally} run");
         let said = first.run(&script, MEASURING)?;
         server.kill();
         let line = said.lines().find_map(|line| line.split_once(" ns, median"));

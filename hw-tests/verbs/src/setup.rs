@@ -1,6 +1,6 @@
 //! Setting SoftRoCE up, and what a node says where something is missing.
 
-use epicserver_lab::{Error, Machine, Report, Result};
+use epicserver_lab::{Error, Machine, Report, Result, nodes};
 
 use crate::SHORT;
 use crate::programs::Programs;
@@ -18,15 +18,16 @@ pub(crate) fn address(number: u8) -> String {
     format!("10.0.0.{number}")
 }
 
-/// The settings of a node on machine `number`, which others reach.
-pub(crate) fn listening(number: u8) -> String {
-    format!("{SETTINGS} EPICSERVER_NETWORK__LISTEN='[\"{}:{PORT}\"]'", address(number))
-}
-
-/// The settings of a node on machine `number` that looks for one on machine `other`.
-pub(crate) fn seeking(number: u8, other: u8) -> String {
-    let (listening, to) = (listening(number), address(other));
-    format!("{listening} EPICSERVER_NETWORK__SEEDS='[\"verbs://{to}:{PORT}\"]'")
+/// The settings of two nodes on two machines, which agree on who they are beforehand: the one on the second machine, which
+/// only serves, and the one on the first, which looks for it.
+pub(crate) fn pair() -> [String; 2] {
+    let at = |machine, rank| {
+        let listen = format!("EPICSERVER_NETWORK__LISTEN='[\"{}:{PORT}\"]'", address(machine));
+        format!("{SETTINGS} {rank} {listen}")
+    };
+    let [second, first] = nodes::ranks();
+    let seeds = format!("EPICSERVER_NETWORK__SEEDS='[\"verbs://{}:{PORT}\"]'", address(2));
+    [at(2, second), format!("{} {seeds}", at(1, first))]
 }
 
 /// On a machine without a device.

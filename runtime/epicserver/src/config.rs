@@ -13,6 +13,7 @@
 mod key;
 mod problem;
 mod read;
+mod secret;
 #[cfg(test)]
 mod tests;
 mod units;
@@ -23,6 +24,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use epicserver_link::Address;
+use epicserver_proto::view::WEIGHT_DEFAULT;
 use epicserver_shard::idle::Mode as IdleMode;
 use epicserver_wire::header::Credit;
 use serde::Deserialize;
@@ -30,6 +32,7 @@ use serde::Deserialize;
 pub use key::Key;
 pub(crate) use problem::nearest;
 pub use problem::{ConfigError, Place, Problem};
+pub use secret::Secret;
 pub use units::Name;
 
 /// The file that is read where nobody names one, if it is there.
@@ -49,6 +52,16 @@ pub const NAME_BYTES_MAX: usize = 64;
 pub const NODES_MAX: u64 = 1024;
 /// Shards that a node may be told to have.
 pub const SHARDS_MAX: u64 = 1024;
+/// Most that [`NodeConfig::weight`] may be.
+pub const WEIGHT_MAX: u64 = 10_000;
+/// Placement classes that a node may be told to offer.
+pub const CLASSES_MAX: usize = 31;
+/// Most that [`CoordinatorConfig::run`] may be.
+pub const RUN_MAX: u64 = 1 << 62;
+/// Servers that [`CoordinatorConfig::servers`] may name.
+pub const SERVERS_MAX: usize = 16;
+/// Longest of [`CoordinatorConfig::servers`], in bytes.
+pub const SERVER_BYTES_MAX: usize = 1024;
 /// Addresses that a node may be told to listen at.
 pub const LISTEN_MAX: usize = 16;
 /// Seeds that a node may be given.
@@ -73,6 +86,10 @@ pub const SLOT_BYTES_MAX: u64 = epicserver_verbs::SLOT_BYTES_MAX as u64;
 pub const SLOTS_MAX: u64 = epicserver_verbs::WINDOW_MAX as u64;
 /// Longest name of a device, in bytes: what the kernel has.
 pub const DEVICE_BYTES_MAX: usize = 63;
+/// Least that [`DiscoveryConfig::resolve_every`] may be, in milliseconds.
+pub const RESOLVE_EVERY_MS_MIN: u64 = 1_000;
+/// Most that [`DiscoveryConfig::resolve_every`] may be, in milliseconds: an hour.
+pub const RESOLVE_EVERY_MS_MAX: u64 = 3_600_000;
 /// Least that [`RuntimeConfig::memory`] may be, in bytes.
 pub const MEMORY_BYTES_MIN: u64 = 1 << 20;
 /// Most that [`RuntimeConfig::memory`] may be, in bytes.
@@ -92,8 +109,12 @@ pub struct Config {
     pub fabric: FabricConfig,
     /// The node itself.
     pub node: NodeConfig,
+    /// Who agrees on the members of the fabric.
+    pub coordinator: CoordinatorConfig,
     /// How it reaches other nodes.
     pub network: NetworkConfig,
+    /// How it finds other nodes, beside those of this host and the seeds.
+    pub discovery: DiscoveryConfig,
     /// How it uses its machine.
     pub runtime: RuntimeConfig,
 }
@@ -121,8 +142,79 @@ impl Default for FabricConfig {
     }
 }
 
+/// `[coordinator]`: who agrees on the members of the fabric; the same on all of its nodes, but for `rank`.
+#[derive(Clone, PartialEq, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct CoordinatorConfig {
+    /// Which it is.
+    pub kind: CoordinatorKind,
+    /// Where it is reached, at most [`SERVERS_MAX`]: of PostgreSQL one `postgres://user:password@host/database`, or
+    /// `host=… user=…`; of etcd one or more `http://host:2379` or `https://…`.
+    #[serde(deserialize_with = "units::servers")]
+    pub servers: Vec<Secret>,
+    /// The user of etcd's own, if the cluster wants to know who asks.
+    pub user: Option<String>,
+    /// That user's password.
+    pub password: Option<Secret>,
+    /// What all keys in etcd begin with; `/epicserver/` unless set.
+    pub prefix: String,
+    /// The certificates by which it is reached; in the clear if absent.
+    pub tls: Option<CoordinatorTlsConfig>,
+    /// Which of the nodes of a static fabric this is, counted from 0.
+    #[serde(deserialize_with = "units::some_whole::<0, NODES_MAX, u32, _>")]
+    pub rank: Option<u32>,
+    /// The number of the run of a static fabric, 1 to [`RUN_MAX`]: higher than that of the run before.
+    #[serde(deserialize_with = "units::some_whole::<1, RUN_MAX, u64, _>")]
+    pub run: Option<u64>,
+}
+
+impl Default for CoordinatorConfig {
+    fn default() -> Self {
+        Self {
+            kind: CoordinatorKind::Local,
+            servers: Vec::new(),
+            user: None,
+            password: None,
+            prefix: "/epicserver/".to_owned(),
+            tls: None,
+            rank: None,
+            run: None,
+        }
+    }
+}
+
+/// `[coordinator.tls]`: TLS 1.3 to a coordinator that is reached over a network. `ca` is needed, `cert` and `key` go together.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct CoordinatorTlsConfig {
+    /// The certificates that may have signed the server's, in PEM.
+    pub ca: PathBuf,
+    /// What this node shows, if the server wants to see something, in PEM.
+    pub cert: Option<PathBuf>,
+    /// The private key of `cert`, in PEM; refused if everybody may read it.
+    pub key: Option<PathBuf>,
+}
+
+/// Who agrees on the members of a fabric.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum CoordinatorKind {
+    /// The nodes of one machine, among themselves.
+    #[default]
+    Local,
+    /// Nobody: as many nodes as [`FabricConfig::nodes`] says are members from the start, and no others ever.
+    Static,
+    /// A PostgreSQL server, or what speaks its protocol.
+    Postgres,
+    /// An etcd cluster.
+    Etcd,
+}
+
 /// `[node]`: what makes this node differ from others.
-#[derive(Clone, PartialEq, Debug, Default, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct NodeConfig {
@@ -131,6 +223,19 @@ pub struct NodeConfig {
     pub shards: Option<NonZeroUsize>,
     /// What people call this node. It is shown, and never used to find it.
     pub name: Option<Name>,
+    /// How large a share of the entities it takes beside others: 0, which is none, to [`WEIGHT_MAX`];
+    /// [`WEIGHT_DEFAULT`](epicserver_proto::view::WEIGHT_DEFAULT) unless set.
+    #[serde(deserialize_with = "units::whole::<0, WEIGHT_MAX, u16, _>")]
+    pub weight: u16,
+    /// The placement classes that it offers beside the default one, at most [`CLASSES_MAX`]; none if absent.
+    #[serde(deserialize_with = "units::classes")]
+    pub classes: Option<Vec<Name>>,
+}
+
+impl Default for NodeConfig {
+    fn default() -> Self {
+        Self { shards: None, name: None, weight: WEIGHT_DEFAULT, classes: None }
+    }
 }
 
 /// `[network]`: the way to other nodes.
@@ -148,7 +253,8 @@ pub struct NetworkConfig {
     #[serde(deserialize_with = "units::interface")]
     pub interface: Option<String>,
     /// Nodes of other machines to begin with, at most [`SEEDS_MAX`]. Each is `tcp://host:port`, or
-    /// `verbs://host:port` where that is the transport.
+    /// `verbs://host:port` where that is the transport; a host that is a name stands for every address that the
+    /// name service knows of it.
     #[serde(deserialize_with = "units::seeds")]
     pub seeds: Vec<Address>,
     /// Which threads drive the transports; chosen by the number of CPUs if absent.
@@ -338,6 +444,35 @@ impl Default for VerbsConfig {
             slots: 64,
         }
     }
+}
+
+/// `[discovery]`: how other nodes are found.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct DiscoveryConfig {
+    /// Where nodes find each other by multicast; nowhere if absent.
+    #[serde(deserialize_with = "units::multicast")]
+    pub multicast: Option<Multicast>,
+    /// How often the names of seeds are resolved again: [`RESOLVE_EVERY_MS_MIN`] to
+    /// [`RESOLVE_EVERY_MS_MAX`], 30 s unless set.
+    #[serde(deserialize_with = "units::duration::<RESOLVE_EVERY_MS_MIN, RESOLVE_EVERY_MS_MAX, _>")]
+    pub resolve_every: Duration,
+}
+
+impl Default for DiscoveryConfig {
+    fn default() -> Self {
+        Self { multicast: None, resolve_every: Duration::from_secs(30) }
+    }
+}
+
+/// The networks in which nodes find each other by multicast.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Multicast {
+    /// Those of all interfaces but the loopback: `all`.
+    All,
+    /// That of the interface of this name.
+    Interface(String),
 }
 
 /// `[runtime]`: the use of the machine.

@@ -1,53 +1,43 @@
-//! The control thread of a node: who else is there, whom to dial, and who owns what.
-//!
-//! No user code runs on it. It looks for nodes of the same fabric, keeps links to them, and tells the
-//! shards who the members are.
-//!
-//! # Invariants
-//! - **FA1** Of two nodes that find each other by the run directory, the one with the smaller id dials.
-//! - **FA2** A node is a member from its link's first establishment on, until it says goodbye, its process
-//!   is gone, or its link has been down for [`GRACE`].
-//! - **FA3** No shard is told of members before there are as many as the configuration wants.
+//! A node's part in its fabric: what it needs to join, and its control thread.
 //!
 //! # Not here
-//! Agreement: each node goes by the links that it has itself, so two may differ for a moment about who
-//! owns an entity; a call that meets the wrong one is sent again.
+//! What the control thread does (`thread`). Whom to dial: that is `discovery`.
 
-mod dials;
+mod bell;
+mod coordinators;
+mod gate;
 mod key;
 mod services;
+mod sources;
+mod thread;
 mod ways;
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use epicserver_coordinator::{Wake, fixed, local};
 use epicserver_entity::{MethodInfo, Registry};
 use epicserver_link::driver::Form;
-use epicserver_link::{Address, Down};
-use epicserver_proto::Directory;
-use epicserver_proto::link::{self, FabricKey};
+use epicserver_proto::control;
+use epicserver_proto::link::{self, FabricKey, HostId};
 use epicserver_proto::session::Window;
-use epicserver_proto::view::Share;
-use epicserver_shard::{Host, Inlets, IoMode, IoOptions, Order, Report, StopOnPanic, Wires};
-use epicserver_wire::NodeId;
+use epicserver_proto::view::Member;
+use epicserver_shard::{Host, IoMode, IoOptions, StopOnPanic};
 use epicserver_wire::header::Credit;
+use epicserver_wire::{ClassId, NodeId};
+use sha2::{Digest as _, Sha256};
 
-use crate::config::{Config, DriverKind, IoThreads};
-use crate::discovery::{Discovery, DiscoveryError};
-use dials::{Dials, REDIAL};
-use services::Services;
+use crate::config::{Config, CoordinatorKind, DriverKind, IoThreads};
+use crate::discovery::{Discovery, DiscoveryError, Search};
+use bell::Bell;
+use coordinators::Chosen;
+use gate::{Gate, Progress};
+use sources::sources;
+use thread::{Seat, Thread};
 use ways::Ways;
 pub(crate) use ways::verbs_of;
 
-/// How long a member may be unreachable before it is none any more.
-const GRACE: Duration = Duration::from_secs(3);
-/// How long the control thread waits for news of the run directory before it looks at its links.
-const TICK: Duration = Duration::from_millis(20);
-/// How long it waits until it writes its entry in the run directory again, when that failed.
-const REPUBLISH: Duration = Duration::from_secs(1);
 /// How often a node that waits for others says so.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -70,7 +60,7 @@ pub enum FabricError {
     #[error("cannot use [network.tls]: {0}")]
     Tls(#[from] epicserver_tcp::TlsError),
     /// The interface has no address.
-    #[error("cannot listen at the interface `{interface}`")]
+    #[error("cannot use the interface `{interface}`")]
     Interface {
         /// What was asked for.
         interface: String,
@@ -80,19 +70,67 @@ pub enum FabricError {
     /// Nodes of other machines cannot be found by TIPC.
     #[error("cannot use TIPC: {0}")]
     Tipc(#[source] std::io::Error),
-    /// The control thread cannot be started.
-    #[error("cannot start the control thread")]
+    /// The coordinator `local` cannot be used.
+    #[error("cannot use the coordinator `local`: {0}")]
+    Local(#[from] local::Error),
+    /// The coordinator `static` cannot be used.
+    #[error("cannot use the coordinator `static`: {0}")]
+    Fixed(#[from] fixed::Error),
+    /// A coordinator that is reached over a network cannot be used as it is configured.
+    #[error("cannot use [coordinator]: {0}")]
+    Remote(String),
+    /// A static fabric does not know which of its nodes this is.
+    #[error(
+        "a static fabric needs `rank`, which of its nodes this is, and `run`, a number that is the same for all of them and \
+         higher than that of the run before, in [coordinator]; jobs of Slurm have both without being told"
+    )]
+    Static,
+    /// There are not so many nodes.
+    #[error(
+        "rank {rank} is none of {nodes} nodes: ranks count from 0, and `nodes` stands in [fabric]"
+    )]
+    Rank {
+        /// The rank.
+        rank: u32,
+        /// How many nodes there are.
+        nodes: u32,
+    },
+    /// The fabric spans machines, and its coordinator does not.
+    #[error(
+        "the coordinator `local` agrees on the nodes of one machine, and {because}; set `kind` in [coordinator] to \
+         \"static\" (the nodes are known from the start), \"postgres\" or \"etcd\", on all nodes"
+    )]
+    OneMachine {
+        /// Why it cannot do.
+        because: String,
+    },
+    /// The control thread has nothing to be woken by.
+    #[error("cannot make the control thread's bell")]
+    Bell(#[source] std::io::Error),
+    /// The node has not been let in, or its coordinator is away.
+    #[error("the node's control thread ended before it was ready")]
+    Ended,
+    /// The control thread, or one that looks for other nodes, cannot be started.
+    #[error("cannot start a thread of the fabric")]
     Thread(#[source] std::io::Error),
 }
 
 /// What a node needs to be one of several.
 pub(crate) struct Joining {
-    node: NodeId,
+    seat: SeatToBe,
+    config: control::Config,
+}
+
+/// What the control thread needs but for what the host has.
+struct SeatToBe {
+    member: Member,
+    chosen: Chosen,
+    one_host: bool,
     discovery: Discovery,
-    services: Option<Services>,
-    seeds: Vec<Address>,
-    wanted: usize,
+    search: Search,
     ways: Ways,
+    wanted: usize,
+    bell: Bell,
 }
 
 impl Joining {
@@ -106,7 +144,17 @@ impl Joining {
         let run_dir = config.runtime.run_dir.as_deref();
         let discovery = Discovery::open(run_dir, &config.fabric.name)?;
         let key = key::of(config, discovery.path())?;
-        let node = NodeId::new(random());
+        let bell = Bell::new().map_err(FabricError::Bell)?;
+        let mut member = member_of(config, shards);
+        let wake = Wake::new({
+            let bell = bell.clone();
+            move || bell.ring()
+        });
+        let tls = config.network.tls.is_some();
+        let place = coordinators::Place { dir: discovery.path(), key: &key, tls };
+        let chosen = coordinators::coordinator(config, &place, &member, wake)?;
+        let node = chosen.node.unwrap_or_else(|| member.node());
+        member.share.node = node;
         let units = config.network.window_bytes / Credit::UNIT_BYTES as u64;
         let identity = link::Config {
             fabric: config.fabric.name.to_string(),
@@ -117,7 +165,11 @@ impl Joining {
                 messages: config.network.window_messages,
                 units: u16::try_from(units).unwrap_or(u16::MAX),
             },
-            offer: link::Offer { schemas: schemas_of(registry), ..link::Offer::default() },
+            offer: link::Offer {
+                schemas: schemas_of(registry),
+                host: host_id(),
+                ..link::Offer::default()
+            },
             handshake: link::HANDSHAKE,
             keep_alive: link::KEEP_ALIVE,
             silent: link::SILENT,
@@ -132,18 +184,40 @@ impl Joining {
             bulk_bytes: usize::try_from(config.network.bulk_bytes).unwrap_or(usize::MAX),
             transports: ways::transports(config, (node, &key), discovery.path())?,
         };
-        let service = ways::service(config, node);
-        let services = service.map(Services::watch).transpose().map_err(FabricError::Tipc)?;
         let wanted = usize::try_from(config.fabric.nodes).unwrap_or(usize::MAX);
-        let seeds = config.network.seeds.clone();
+        let search = Search::new(node, sources(config, node)?);
         let ways = Ways::new(config);
-        Ok((Self { node, discovery, services, seeds, wanted, ways }, options))
+        let one_host = config.coordinator.kind == CoordinatorKind::Local;
+        let seat = SeatToBe { member, chosen, one_host, discovery, search, ways, wanted, bell };
+        Ok((Self { seat, config: control::Config::default() }, options))
     }
 
     /// What tells this node's chains apart from those of others.
     pub(crate) fn origin(&self) -> u32 {
-        u32::try_from(self.node.as_u64() >> 40).unwrap_or(0)
+        u32::try_from(self.seat.member.node().as_u64() >> 40).unwrap_or(0)
     }
+}
+
+/// The node as a member, but for its addresses.
+fn member_of(config: &Config, shards: u16) -> Member {
+    let mut member = Member::of(NodeId::new(random()), shards);
+    member.share.weight = config.node.weight;
+    if let Some(classes) = &config.node.classes {
+        let named = classes.iter().map(|name| ClassId::of(name.as_str()));
+        member.share.classes = named.chain([ClassId::DEFAULT]).collect();
+        member.share.classes.sort_unstable();
+        member.share.classes.dedup();
+    }
+    member.name = config.node.name.as_ref().map(ToString::to_string).unwrap_or_default();
+    member
+}
+
+/// What tells this host from all others while it runs; `None` if the kernel does not say.
+fn host_id() -> Option<HostId> {
+    let boot = std::fs::read("/proc/sys/kernel/random/boot_id").ok()?;
+    let hash: [u8; 32] =
+        Sha256::new().chain_update(b"epicserver host 1").chain_update(boot).finalize().into();
+    hash.first_chunk().copied().map(HostId)
 }
 
 /// What peers are told of the methods here.
@@ -177,230 +251,72 @@ fn unix_ms() -> u64 {
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Whether as many nodes are there as are wanted.
-#[derive(Debug, Default)]
-struct Gate {
-    open: Mutex<bool>,
-    opened: Condvar,
-}
-
 /// A node's part in its fabric.
 #[derive(Debug)]
 pub(crate) struct Fabric {
-    stop: Arc<AtomicBool>,
     gate: Arc<Gate>,
+    bell: Bell,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Fabric {
     /// Starts the control thread of `host`, and blocks until as many nodes are there as are wanted.
     pub(crate) fn join(joining: Joining, host: &Host) -> Result<Self, FabricError> {
-        let (stop, gate) = (Arc::new(AtomicBool::new(false)), Arc::new(Gate::default()));
-        let Some(wires) = host.wires().map(Arc::clone) else {
-            return Ok(Self { stop, gate, thread: None });
+        let Joining { seat, config } = joining;
+        let gate = Arc::new(Gate::default());
+        let bell = seat.bell.clone();
+        let mut fabric = Self { gate: Arc::clone(&gate), bell: bell.clone(), thread: None };
+        let Some(wires) = host.wires().map(Arc::clone) else { return Ok(fabric) };
+        let ring = |bell: &Bell| {
+            let bell = bell.clone();
+            move || bell.ring()
         };
-        let control = Control {
-            joining,
+        wires.on_report(ring(&bell));
+        host.inlets().on_told(ring(&bell));
+        let seat = Seat {
+            member: seat.member,
+            coordinator: seat.chosen.coordinator,
+            one_host: seat.one_host,
+            discovery: seat.discovery,
+            search: seat.search,
+            ways: seat.ways,
+            wanted: seat.wanted,
             inlets: host.inlets().clone(),
             wires,
-            links: BTreeMap::new(),
-            dials: Dials::default(),
-            listening: false,
-            unpublished: None,
-            missing: None,
-            members: BTreeSet::new(),
+            gate,
+            bell,
         };
-        let (told, shared) = (Arc::clone(&stop), Arc::clone(&gate));
         let thread = std::thread::Builder::new().name("epic-control".to_owned());
         let thread = thread.spawn(move || {
             let _stop = StopOnPanic;
-            control.run(&told, &shared);
+            Thread::new(seat, config).run();
         });
-        let thread = Some(thread.map_err(FabricError::Thread)?);
-        let fabric = Self { stop, gate, thread };
-        fabric.wait();
+        fabric.thread = Some(thread.map_err(FabricError::Thread)?);
+        while !fabric.gate.wait(Progress::Ready, PATIENCE) {
+            tracing::info!("waiting for other nodes of the fabric");
+        }
+        if fabric.gate.wait(Progress::Over, Duration::ZERO) {
+            return Err(FabricError::Ended);
+        }
         Ok(fabric)
     }
 
-    fn wait(&self) {
-        let mut open = self.gate.open.lock().unwrap_or_else(PoisonError::into_inner);
-        while !*open {
-            let waited = self.gate.opened.wait_timeout(open, PATIENCE);
-            let (guard, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
-            open = guard;
-            if timeout.timed_out() && !*open {
-                tracing::info!("waiting for other nodes of the fabric");
-            }
-        }
+    /// Hands everything over to the other nodes, and leaves. Blocks for at most `wait`. Says whether that was enough;
+    /// if not, the node's lease runs out.
+    pub(crate) fn leave(&self, wait: Duration) -> bool {
+        self.gate.leave();
+        self.bell.ring();
+        self.gate.wait(Progress::Over, wait)
     }
 }
 
 impl Drop for Fabric {
     fn drop(&mut self) {
-        self.stop.store(true, Ordering::SeqCst);
+        self.gate.stop();
+        self.bell.ring();
         if let Some(thread) = self.thread.take() {
             // One that panicked has stopped the process already.
             drop(thread.join());
         }
-    }
-}
-
-/// What is known of another node.
-#[derive(Debug)]
-enum Seen {
-    Linked,
-    /// It was linked until then.
-    Lost(Instant),
-}
-
-struct Control {
-    joining: Joining,
-    inlets: Inlets,
-    wires: Arc<Wires>,
-    links: BTreeMap<NodeId, Seen>,
-    dials: Dials,
-    listening: bool,
-    /// The addresses of which others could not be told, and when that was tried.
-    unpublished: Option<(Vec<Address>, Instant)>,
-    /// When somebody to whom there should be a link and is none was looked for last.
-    missing: Option<Instant>,
-    members: BTreeSet<NodeId>,
-}
-
-impl Control {
-    fn run(mut self, stop: &AtomicBool, gate: &Gate) {
-        let mut changed = true;
-        while !stop.load(Ordering::SeqCst) {
-            while let Some(report) = self.wires.report() {
-                self.note(report);
-                changed = true;
-            }
-            if let Some((addresses, _)) =
-                self.unpublished.take_if(|(_, tried)| tried.elapsed() >= REPUBLISH)
-            {
-                self.publish(addresses);
-            }
-            if self.listening && (changed || self.redials()) {
-                self.look();
-            }
-            if changed || self.links.values().any(|seen| matches!(seen, Seen::Lost(_))) {
-                self.agree(gate);
-            }
-            changed = self.joining.discovery.changed(TICK);
-            changed |= self.joining.services.as_mut().is_some_and(Services::changed);
-        }
-    }
-
-    /// Whether somebody who could not be reached is to be tried again.
-    fn redials(&self) -> bool {
-        self.missing.is_some_and(|since| since.elapsed() >= REDIAL)
-    }
-
-    /// Tells the nodes of this host where this one is. Those with smaller ids find it by that alone, so what
-    /// fails is tried again.
-    fn publish(&mut self, addresses: Vec<Address>) {
-        let node = self.joining.node;
-        match self.joining.discovery.publish(node, &addresses, unix_ms()) {
-            Ok(()) => tracing::info!(?addresses, %node, "listening"),
-            Err(error) => {
-                tracing::warn!(%error, "nodes of this host cannot find this one");
-                self.unpublished = Some((addresses, Instant::now()));
-            }
-        }
-    }
-
-    fn note(&mut self, report: Report) {
-        match report {
-            Report::Listening(addresses) => {
-                if let Some(services) = &mut self.joining.services {
-                    services.listening(&addresses);
-                }
-                self.publish(addresses);
-                self.listening = true;
-            }
-            Report::Up { node, shards, dialled } => {
-                tracing::info!(%node, shards, "linked");
-                if let Some(address) = dialled {
-                    if let Some(services) = &mut self.joining.services {
-                        services.reached(&address, node);
-                    }
-                    self.dials.end(address, Instant::now());
-                }
-                self.links.insert(node, Seen::Linked);
-            }
-            Report::Down { node, why } => {
-                tracing::info!(%node, %why, "unlinked");
-                let left = matches!(why, Down::There | Down::Here);
-                match left {
-                    true => drop(self.links.remove(&node)),
-                    false => drop(self.links.insert(node, Seen::Lost(Instant::now()))),
-                }
-            }
-            Report::Unreachable { address, why } => {
-                tracing::debug!(%address, %why, "unreachable");
-                self.dials.end(address.clone(), Instant::now());
-                self.joining.ways.failed(address, Instant::now());
-            }
-        }
-    }
-
-    /// Dials whom it should have a link to and has none.
-    fn look(&mut self) {
-        let found = self.joining.discovery.peers().unwrap_or_else(|error| {
-            tracing::warn!(%error, "the run directory cannot be read");
-            Vec::new()
-        });
-        let now = Instant::now();
-        let here: Vec<Address> = found
-            .into_iter()
-            // FA1.
-            .filter(|found| self.joining.node < found.node)
-            .filter(|found| !matches!(self.links.get(&found.node), Some(Seen::Linked)))
-            .filter_map(|found| self.joining.ways.best(&found.addresses, now))
-            .collect();
-        let is_linked = |node| matches!(self.links.get(&node), Some(Seen::Linked));
-        let services = self.joining.services.as_mut();
-        let elsewhere = services.map(|services| services.unreached(is_linked)).unwrap_or_default();
-        let seeds = self.joining.seeds.clone();
-        let lonely = self.links.len() + 1 < self.joining.wanted;
-        let wanted: Vec<Address> =
-            here.into_iter().chain(elsewhere).chain(seeds.into_iter().filter(|_| lonely)).collect();
-        self.missing = (!wanted.is_empty()).then_some(now);
-        for address in wanted {
-            self.dial(address, now);
-        }
-    }
-
-    fn dial(&mut self, address: Address, now: Instant) {
-        if !self.dials.may_begin(&address, now) {
-            return;
-        }
-        if self.wires.order(Order::Dial(address.clone())) {
-            self.dials.begin(address, now);
-        } else {
-            tracing::warn!("the I/O endpoint does not keep up with what it is to dial");
-        }
-    }
-
-    /// Tells the shards who the members are, when that has changed.
-    fn agree(&mut self, gate: &Gate) {
-        // FA2.
-        self.links.retain(|_, seen| match seen {
-            Seen::Linked => true,
-            Seen::Lost(since) => since.elapsed() < GRACE,
-        });
-        let me = self.joining.node;
-        let members: BTreeSet<NodeId> = self.links.keys().copied().chain([me]).collect();
-        let mut open = gate.open.lock().unwrap_or_else(PoisonError::into_inner);
-        // FA3.
-        let enough = *open || members.len() >= self.joining.wanted;
-        if !enough || members == self.members {
-            return;
-        }
-        tracing::info!(members = members.len(), "the members of the fabric");
-        self.inlets.members(me, &Arc::new(Directory::of(members.iter().copied().map(Share::of))));
-        self.members = members;
-        *open = true;
-        gate.opened.notify_all();
     }
 }

@@ -3,7 +3,7 @@
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::mpsc::channel;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use epicserver_entity::{Entity, Pool, Registry, RegistryError};
 use epicserver_shard::idle::Mode;
@@ -50,7 +50,7 @@ pub struct Builder {
 
 impl Builder {
     /// Does as `config` says, in place of all that was set before but the entities. With more than one
-    /// node, or seeds, the node joins others; otherwise it opens no port.
+    /// node, seeds or multicast, the node joins others; otherwise it opens no port.
     pub fn config(mut self, config: &Config) -> Self {
         self.idle_mode = config.runtime.idle;
         self.shards = config.node.shards;
@@ -147,7 +147,8 @@ impl Builder {
 
     fn joining(&self, registry: &Registry) -> Result<Option<(Joining, IoOptions)>, NodeError> {
         let config = &self.config;
-        if config.fabric.nodes < 2 && config.network.seeds.is_empty() {
+        let seeks = !config.network.seeds.is_empty() || config.discovery.multicast.is_some();
+        if config.fabric.nodes < 2 && !seeks {
             return Ok(None);
         }
         let shards = Host::shards_of(self.shards)?;
@@ -211,9 +212,12 @@ impl Node {
     /// whether everything was done in time; what was not ends with
     /// [`ErrorKind::Stopping`](crate::ErrorKind::Stopping).
     pub fn shut_down(self, drain: Duration) -> bool {
-        let drained = self.host.shut_down(drain);
+        let until = Instant::now() + drain;
+        // While shards run still: they hand over what they have.
+        let left = self.fabric.as_ref().is_none_or(|fabric| fabric.leave(drain));
+        let drained = self.host.shut_down(until.saturating_duration_since(Instant::now()));
         drop(self.fabric);
-        drained
+        left && drained
     }
 
     /// The same with ten seconds to drain.

@@ -370,6 +370,42 @@ fn a_tell_leaves_with_its_turn_and_needs_no_answer() {
 }
 
 #[test]
+fn two_scripts_of_one_thread_do_not_take_each_others_calls() {
+    let (mut outer, mut inner) = (bob(), bob());
+    outer.turn(|_, _| {
+        let ours = barrel(1).roll(10);
+        inner.turn(|_, _| {
+            let one = barrel(2).roll(20);
+            barrel(3).roll(30).tell();
+            one.tell();
+        });
+        ours.tell();
+    });
+    let told = |script: &mut Script<Player>| {
+        let asked = script.next().expect("a tell left");
+        (asked.call().to().clone(), asked.call().args::<(u32,)>().copied())
+    };
+    assert_eq!(told(&mut outer), (Ref::id(&barrel(1)).clone(), Some((10,))));
+    assert_eq!(told(&mut inner), (Ref::id(&barrel(2)).clone(), Some((20,))));
+    assert_eq!(told(&mut inner), (Ref::id(&barrel(3)).clone(), Some((30,))));
+}
+
+#[test]
+fn a_call_that_was_just_made_ends_with_its_script() {
+    let call = {
+        let mut script = bob();
+        let run = script.start(async |_| barrel(1).roll(10));
+        script.result(&run).expect("it was only made")
+    };
+    let mut next = bob();
+    next.turn(|_, _| drop(call));
+    next.turn(|_, _| barrel(2).roll(20).tell());
+    let asked = next.next().expect("a tell left");
+    assert_eq!(asked.call().to(), Ref::id(&barrel(2)));
+    assert!(next.next().is_none());
+}
+
+#[test]
 fn random_numbers_and_time_are_the_same_in_every_run() {
     let dice = || bob().turn(|player, at| (player.dice(at), Vec::from("x")));
     assert_eq!(dice(), dice());

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::bounded;
 use epicserver_entity::Registry;
 use epicserver_node::{Config, Message, RootTask, Shard, WakeSink};
-use epicserver_wire::{ShardId, limits};
+use epicserver_wire::{ShardId, Time, limits};
 
 use crate::cpus::{Allowed, Claim, ClaimError, CpusError, RunDir, RunDirError, Tenancy};
 use crate::idle::{Crowd, Host as Machine, IdleError, Mode, Policy};
@@ -25,6 +25,7 @@ use crate::inlet::{Control, Door, Inlets, Probe};
 use crate::io::{IoError, IoMode, IoOptions, IoSeat, IoThread, Opening, Outlet, Wires, Wiring};
 use crate::park::{ParkError, Parker, parker};
 use crate::ring::{Consumer, Producer, ring};
+use crate::telling::Telling;
 use crate::worker::{Peer, Worker, random_bytes};
 
 /// How a node's threads are set up.
@@ -48,7 +49,7 @@ pub struct Options {
     pub run_dir: Option<PathBuf>,
     /// How it reaches other nodes, if it does.
     pub io: Option<IoOptions>,
-    /// Whether there may be other nodes: then calls wait until [`Inlets::members`] was called.
+    /// Whether there may be other nodes: then calls wait until [`Inlets::view`] was called.
     pub fabric: bool,
     /// What tells the chains of its shards apart from those of other nodes: a random number.
     pub origin: u32,
@@ -133,6 +134,7 @@ struct Seat {
     outlet: Option<Outlet>,
     /// Opens the links, if this thread is to drive them.
     opening: Option<Opening>,
+    telling: Arc<Telling>,
 }
 
 /// The CPUs of as many threads as `wanted`; none if they are not to be pinned.
@@ -189,7 +191,8 @@ impl Host {
                 let claim = claims.pop_back();
                 let crowded = shared(claim.as_ref());
                 let (parker, unparker) = (io_parker, io_unparker.clone());
-                let seat = IoSeat { parker, unparker, policy, crowded, claim };
+                let crowd = Crowd::open().ok();
+                let seat = IoSeat { parker, unparker, policy, crowd, crowded, claim };
                 host.io_thread =
                     Some(IoThread::start(opening, seat).map_err(StartError::IoThread)?);
             } else {
@@ -211,6 +214,7 @@ impl Host {
                 claim,
                 outlet: outlets.pop_front(),
                 opening: fused.take(),
+                telling: Arc::clone(host.inlets.telling()),
             };
             let thread = std::thread::Builder::new().name(format!("epic-shard-{index}"));
             let thread = thread.spawn(move || work(seat));
@@ -334,6 +338,7 @@ fn config(options: &Options, index: usize, shards: u16, door: &Arc<Door>) -> Con
         direct: options.direct,
         seed,
         wakes: Arc::clone(door) as Arc<dyn WakeSink>,
+        fault: None,
     }
 }
 
@@ -374,16 +379,22 @@ fn mesh(doors: &[Arc<Door>]) -> Vec<Vec<Peer>> {
 /// The body of one shard's thread.
 fn work(seat: Seat) {
     let _stop = StopOnPanic;
-    let Seat { config, door, parker, peers, policy, crowd, crowded, claim, outlet, opening } = seat;
+    let Seat { config, door, parker, peers, policy, crowd, crowded, claim, outlet, .. } = seat;
     if let Some(claim) = &claim {
         match claim.pin_current_thread() {
             Ok(()) => tracing::debug!(shard = ?config.shard, cpu = ?claim.cpu(), "pinned"),
             Err(error) => tracing::warn!(%error, "a shard runs unpinned"),
         }
     }
-    let endpoint = opening.and_then(|opening| opening.open(&parker));
-    let shard = Shard::new(config);
+    let endpoint = seat.opening.and_then(|opening| opening.open(&parker));
+    let (shard_id, has_lease) = (config.shard, config.fabric);
+    let mut shard = Shard::new(config);
+    if has_lease {
+        // It does nothing before it has one.
+        shard.lease(Time::ZERO);
+    }
     let worker = Worker {
+        shard_id,
         shard,
         door,
         parker,
@@ -397,6 +408,9 @@ fn work(seat: Seat) {
         sent: 0,
         received: 0,
         closing: false,
+        lease: has_lease.then_some(Time::ZERO),
+        untold: VecDeque::new(),
+        telling: seat.telling,
     };
     worker.run();
     drop(claim);

@@ -19,16 +19,18 @@ use crossbeam_channel::Sender;
 use crossbeam_queue::{ArrayQueue, SegQueue};
 use epicserver_entity::{Answer, Gateway, Pending, Request, TurnId};
 use epicserver_node::{Inlet, RootTask, WakeSink};
-use epicserver_proto::Directory;
-use epicserver_wire::{CallError, ChainId, ErrorKind, NodeId, Ran, limits};
+use epicserver_proto::Ownership;
+use epicserver_wire::{CallError, ChainId, ErrorKind, Ran, Time, limits};
 
 use crate::park::Unparker;
+use crate::telling::{Telling, Told};
 
 /// What other threads say to a shard.
 pub(crate) enum Control {
     Outside(Inlet),
     Root(RootTask),
-    Members { me: NodeId, directory: Arc<Directory> },
+    View(Arc<Ownership>),
+    Evicted,
     Stop,
     Probe(Sender<Probe>),
     Close,
@@ -131,11 +133,16 @@ impl WakeSink for Door {
 #[derive(Clone)]
 pub struct Inlets {
     doors: Arc<[Arc<Door>]>,
+    telling: Arc<Telling>,
 }
 
 impl Inlets {
     pub(crate) fn new(doors: Vec<Arc<Door>>) -> Self {
-        Self { doors: doors.into() }
+        Self { doors: doors.into(), telling: Telling::new() }
+    }
+
+    pub(crate) fn telling(&self) -> &Arc<Telling> {
+        &self.telling
     }
 
     /// Puts `control` into the inlet of shard `index`; waits while it is full.
@@ -151,11 +158,39 @@ impl Inlets {
         self.doors.len()
     }
 
-    /// These are the members of the fabric from now on, of which this node is `me`.
-    pub fn members(&self, me: NodeId, directory: &Arc<Directory>) {
+    /// This is who owns what from now on.
+    pub fn view(&self, ownership: &Arc<Ownership>) {
         for shard in 0..self.doors.len() {
-            self.put(shard, Control::Members { me, directory: Arc::clone(directory) });
+            self.put(shard, Control::View(Arc::clone(ownership)));
         }
+    }
+
+    /// Shards of a node that is one of several may run turns and send messages until then, by the clock of
+    /// [`now`](crate::now).
+    pub fn lease(&self, until: Time) {
+        let lapsed = self.telling.lease() <= crate::worker::now();
+        self.telling.set_lease(until);
+        if lapsed {
+            self.doors.iter().for_each(|door| door.unpark());
+        }
+    }
+
+    /// The node's lease was ended: all that the shards hold is dropped. The next view is another node's.
+    pub fn evicted(&self) {
+        self.telling.set_lease(Time::ZERO);
+        (0..self.doors.len()).for_each(|shard| self.put(shard, Control::Evicted));
+    }
+
+    /// What shards tell, if there is something.
+    #[must_use]
+    pub fn told(&self) -> Option<Told> {
+        self.telling.take()
+    }
+
+    /// From now on `ring` is called, by a shard's thread, when it tells something. It must not block. Only the first that
+    /// is given counts.
+    pub fn on_told(&self, ring: impl Fn() + Send + Sync + 'static) {
+        self.telling.on_told(ring);
     }
 }
 

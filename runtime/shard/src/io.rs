@@ -32,11 +32,11 @@ use epicserver_link::{Address, Down, Event, Io, Parcel, Transport};
 use epicserver_node::LinkUp;
 use epicserver_proto::link as machine;
 use epicserver_wire::frame::Frame;
-use epicserver_wire::header::{Glance, Violation};
+use epicserver_wire::header::{Glance, Kind, Violation};
 use epicserver_wire::{LinkId, NodeId, Time};
 
 pub(crate) use self::port::{Outlet, Port, ToIo, port};
-use self::table::{Link, Links};
+use self::table::{Banned, Link, Links};
 pub(crate) use self::thread::{IoSeat, IoThread, Opening, Wiring};
 use self::wires::Reports;
 pub use self::wires::{Order, Report, Wires};
@@ -44,6 +44,8 @@ use crate::park::Parker;
 
 /// Entries taken from one shard's ring before the next one is looked at.
 const PORT_BATCH: usize = 64;
+/// Parcels that a link may not have taken before the control thread's messages for it get lost.
+const UNSENT_MAX: usize = 256;
 /// How long closing links may take.
 const GOODBYE: Duration = Duration::from_millis(500);
 
@@ -86,6 +88,7 @@ pub(crate) struct Endpoint {
     driver: Box<dyn Driver>,
     transports: Vec<Box<dyn Transport>>,
     links: Links,
+    banned: Banned,
     ports: Vec<Port>,
     wires: Arc<Wires>,
     reports: Reports,
@@ -124,6 +127,7 @@ impl Endpoint {
             driver,
             transports,
             links: Links::default(),
+            banned: Banned::default(),
             ports,
             wires,
             reports,
@@ -255,6 +259,12 @@ impl Endpoint {
                 }
             }
             machine::Effect::Established(peer) => self.established(now, link, &peer),
+            machine::Effect::Control(bytes) => {
+                let node = self.links.get_mut(link).and_then(|entry| entry.node);
+                if let Some(node) = node {
+                    self.reports.tell(Report::Control { node, bytes });
+                }
+            }
             machine::Effect::Close(why) => {
                 if let Some(entry) = self.links.get_mut(link) {
                     entry.why = Some(why);
@@ -266,6 +276,9 @@ impl Endpoint {
     }
 
     fn established(&mut self, now: Time, link: LinkId, peer: &machine::Peer) {
+        if self.banned.has(peer.node) {
+            return self.advance(now, link, machine::Event::Refuse(machine::Refusal::Ended));
+        }
         if let Some(other) = self.links.of_node(peer.node)
             && !self.replaces(now, (link, other), peer.node)
         {
@@ -292,7 +305,8 @@ impl Endpoint {
             port.put(epicserver_node::Event::LinkUp(up.clone()));
         }
         let dialled = self.links.dialled(link);
-        self.reports.tell(Report::Up { node: peer.node, shards: peer.shards, dialled });
+        let here = self.identity.offer.shares_host(&peer.offer);
+        self.reports.tell(Report::Up { node: peer.node, shards: peer.shards, here, dialled });
     }
 
     /// Lets one of two links to `peer` go (**H10**), and says whether that is the older one. The peer is
@@ -328,6 +342,7 @@ impl Endpoint {
     fn down(&mut self, link: LinkId, why: Down) {
         let said = self.links.get_mut(link).and_then(|entry| entry.why.take());
         let established = self.links.get_mut(link).is_some_and(|entry| entry.node.is_some());
+        let refused = self.reports.refused(said.as_ref());
         let why = match (&why, &said) {
             (Down::Here, Some(machine::Closed::Silent(after))) => Down::Silent(*after),
             (Down::Here, Some(machine::Closed::Violation(violation))) => Down::from(*violation),
@@ -339,7 +354,8 @@ impl Endpoint {
         tracing::debug!(?link, %why, "a link is down");
         self.tell_down(link, why.clone());
         if let Some(address) = self.links.remove(link).filter(|_| !established) {
-            self.reports.tell(Report::Unreachable { address, why: why.to_string() });
+            let why = why.to_string();
+            self.reports.tell(Report::Unreachable { address, why, refused });
         }
     }
 
@@ -447,28 +463,56 @@ impl Endpoint {
             busy = true;
             match order {
                 Order::Dial(address) => self.dial(now, address),
-                Order::Close => {
-                    for link in self.links.ids() {
-                        self.advance(now, link, machine::Event::Close);
-                    }
+                Order::Say { node, bytes } => self.say(now, node, &bytes),
+                Order::Close => self.close_all(now),
+                Order::Ban(node) => self.ban(now, node),
+                Order::Become(node) => {
+                    self.close_all(now);
+                    self.identity.node = node;
                 }
             }
         }
         busy
     }
 
+    /// Passes on what the control thread says. A link that is not emptied takes no more of it.
+    fn say(&mut self, now: Time, node: NodeId, bytes: &[u8]) {
+        let Some(link) = self.links.of_node(node) else { return };
+        let Some(entry) = self.links.get_mut(link) else { return };
+        if entry.unsent.len() < UNSENT_MAX
+            && let Some(parcel) = entry.message(Kind::Control, bytes)
+        {
+            self.submit(now, link, parcel);
+        }
+    }
+
+    fn close_all(&mut self, now: Time) {
+        for link in self.links.ids() {
+            self.advance(now, link, machine::Event::Close);
+        }
+    }
+
+    fn ban(&mut self, now: Time, node: NodeId) {
+        self.banned.add(node);
+        if let Some(link) = self.links.of_node(node) {
+            self.tell_down(link, Down::Failed(machine::Refusal::Ended.to_string()));
+            self.advance(now, link, machine::Event::Refuse(machine::Refusal::Ended));
+        }
+    }
+
     fn dial(&mut self, now: Time, address: Address) {
         let index = self.transports.iter().position(|t| t.name() == address.scheme());
         let Some(index) = index else {
             let why = format!("no transport here speaks `{}`", address.scheme());
-            return self.reports.tell(Report::Unreachable { address, why });
+            return self.reports.tell(Report::Unreachable { address, why, refused: None });
         };
         let link = LinkId::new(self.next_link);
         self.next_link += 1;
         match self.with(now, index, |transport, io| transport.dial(io, link, &address)) {
             Ok(()) => self.links.dialling(link, address),
-            Err(refused) => {
-                self.reports.tell(Report::Unreachable { address, why: refused.to_string() });
+            Err(error) => {
+                let why = error.to_string();
+                self.reports.tell(Report::Unreachable { address, why, refused: None });
             }
         }
     }
@@ -498,9 +542,7 @@ impl Endpoint {
 
     /// Says goodbye to every peer, and lets what was submitted leave.
     pub(crate) fn shut_down(&mut self, now: Time) {
-        for link in self.links.ids() {
-            self.advance(now, link, machine::Event::Close);
-        }
+        self.close_all(now);
         let mut time = now;
         let until = now + GOODBYE;
         while !self.links.is_empty() && time < until {
@@ -517,6 +559,14 @@ impl Endpoint {
     pub(crate) fn deadline(&self) -> Option<Time> {
         let transports = self.transports.iter().filter_map(|transport| transport.deadline());
         transports.chain(self.links.deadline()).min()
+    }
+
+    /// Whether a round may find anything: what an idle loop asks between two rounds.
+    pub(crate) fn stirs(&mut self) -> bool {
+        self.driver.stirs()
+            || self.transports.iter().any(|transport| transport.stirs())
+            || self.ports.iter().any(|port| !port.from.is_empty())
+            || !self.wires.orders.is_empty()
     }
 
     /// Whether somebody has given it something, or did not take what it had.

@@ -22,6 +22,8 @@ pub mod park;
 pub mod ring;
 mod sync;
 #[cfg(not(loom))]
+mod telling;
+#[cfg(not(loom))]
 mod worker;
 
 #[cfg(not(loom))]
@@ -32,3 +34,7 @@ pub use host::{Host, Options, StartError, StopOnPanic};
 pub use inlet::Inlets;
 #[cfg(not(loom))]
 pub use io::{IoError, IoMode, IoOptions, MakeTransports, Order, Report, Wires};
+#[cfg(not(loom))]
+pub use telling::Told;
+#[cfg(not(loom))]
+pub use worker::now;

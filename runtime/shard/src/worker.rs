@@ -12,13 +12,14 @@
 //! # Not here
 //! What a message means.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use epicserver_entity::Answer;
 use epicserver_node::{Effect, Event, Message, Notice, Shard};
-use epicserver_wire::{ShardId, Time};
+use epicserver_proto::SlotId;
+use epicserver_wire::{ClassId, ShardId, Time};
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::idle::{Crowd, Policy, Step};
@@ -26,6 +27,7 @@ use crate::inlet::{Control, Door, Probe};
 use crate::io::{Endpoint, Outlet, ToIo};
 use crate::park::Parker;
 use crate::ring::{Consumer, Full, Producer};
+use crate::telling::{Telling, Told};
 
 /// Messages taken from one ring before the next one is looked at.
 const RING_BATCH: usize = 32;
@@ -36,8 +38,10 @@ const RUN_BATCH: u32 = 64;
 const BUSY_ROUNDS: u32 = 4;
 /// Messages that have left before the shard is told so; it may hold far more unsent.
 const SENT_BATCH: u32 = 256;
-/// Rounds of an idle loop between two looks at the clock.
-const IDLE_ROUNDS: u32 = 8;
+/// Looks of an idle loop at what may have come, between two looks at the clock.
+pub(crate) const IDLE_LOOKS: u32 = 32;
+/// Looks at the clock of an idle loop that spins, between two whole rounds: some things only those find.
+pub(crate) const IDLE_CLOCKS: u32 = 4;
 
 /// The end of this shard towards another one.
 pub(crate) struct Peer {
@@ -52,6 +56,7 @@ pub(crate) struct Peer {
 
 /// Everything that one shard's thread owns.
 pub(crate) struct Worker {
+    pub(crate) shard_id: ShardId,
     pub(crate) shard: Shard,
     pub(crate) door: Arc<Door>,
     pub(crate) parker: Parker,
@@ -67,10 +72,16 @@ pub(crate) struct Worker {
     pub(crate) sent: u64,
     pub(crate) received: u64,
     pub(crate) closing: bool,
+    /// Until when it may act, if that ends.
+    pub(crate) lease: Option<Time>,
+    /// What the control thread has no room for yet, in order (H14).
+    pub(crate) untold: VecDeque<Told>,
+    pub(crate) telling: Arc<Telling>,
 }
 
 /// Nanoseconds since the machine's boot, suspends included.
-pub(crate) fn now() -> Time {
+#[must_use]
+pub fn now() -> Time {
     let now = clock_gettime(ClockId::Boottime);
     let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
     let nanos = u64::try_from(now.tv_nsec).unwrap_or(0);
@@ -82,33 +93,17 @@ impl Worker {
     pub(crate) fn run(mut self) {
         let mut time = now();
         let mut idle_since = time;
-        let (mut rounds, mut busy_rounds) = (0_u32, 0_u32);
+        let mut busy_rounds = 0_u32;
         while !self.closing {
-            // What comes over a link is handled, and answered, in one round.
-            let mut busy = self.endpoint.as_mut().is_some_and(|endpoint| endpoint.listen(time));
-            busy |= self.receive(time);
-            let due = self.shard.deadline().is_some_and(|deadline| deadline <= time);
-            let ran = due || self.shard.is_ready();
-            if ran {
-                self.shard.run(time, RUN_BATCH, &mut self.effects);
-                busy = true;
-            }
-            self.send(time);
-            busy |= self.endpoint.as_mut().is_some_and(|endpoint| endpoint.speak(time));
+            let (busy, ran) = self.round(time);
             if busy {
                 busy_rounds += 1;
-                if rounds > 0 || ran || busy_rounds % BUSY_ROUNDS == 0 {
+                if ran || busy_rounds.is_multiple_of(BUSY_ROUNDS) {
                     time = now();
                 }
                 idle_since = time;
-                rounds = 0;
-                continue;
-            }
-            rounds += 1;
-            if rounds % IDLE_ROUNDS == 0 {
-                time = self.be_idle(now(), idle_since);
             } else {
-                std::hint::spin_loop();
+                time = self.be_idle(idle_since);
             }
         }
         let time = now();
@@ -117,6 +112,52 @@ impl Worker {
             endpoint.shut_down(time);
         }
         self.door.close();
+    }
+
+    /// Does all that there is to do, but no more than a bounded part of it. Says whether that was anything, and
+    /// whether tasks ran.
+    fn round(&mut self, time: Time) -> (bool, bool) {
+        self.look_at_lease();
+        // What comes over a link is handled, and answered, in one round.
+        let mut busy = self.endpoint.as_mut().is_some_and(|endpoint| endpoint.listen(time));
+        busy |= self.receive(time);
+        let due = self.shard.deadline().is_some_and(|deadline| deadline <= time);
+        let lapsed = self.lease.is_some_and(|until| until <= time);
+        let ran = (due || self.shard.is_ready()) && !lapsed;
+        if ran {
+            self.shard.run(time, RUN_BATCH, &mut self.effects);
+        }
+        self.send(time);
+        busy |= self.endpoint.as_mut().is_some_and(|endpoint| endpoint.speak(time));
+        (busy | ran, ran)
+    }
+
+    fn look_at_lease(&mut self) {
+        let Some(before) = self.lease else { return };
+        let until = self.telling.lease();
+        if until != before {
+            self.lease = Some(until);
+            self.shard.lease(until);
+        }
+    }
+
+    /// Whether a round may find anything; one look of an idle loop.
+    fn stirs(&mut self) -> bool {
+        std::hint::spin_loop();
+        self.has_come() || self.endpoint.as_mut().is_some_and(Endpoint::stirs)
+    }
+
+    /// Whether another thread has sent something.
+    fn has_come(&self) -> bool {
+        self.door.is_full()
+            || self.peers.iter().any(|peer| !peer.incoming.is_empty())
+            || self.outlet.as_ref().is_some_and(|outlet| !outlet.from.is_empty())
+    }
+
+    /// Whether something could not be sent to another thread.
+    fn has_unsent(&self) -> bool {
+        self.peers.iter().any(|peer| !peer.unsent.is_empty())
+            || self.outlet.as_ref().is_some_and(|outlet| !outlet.unsent.is_empty())
     }
 
     /// Takes what other threads have sent. Says whether there was anything.
@@ -159,7 +200,8 @@ impl Worker {
         let event = match control {
             Control::Outside(inlet) => Event::Outside(inlet),
             Control::Root(task) => Event::Root(task),
-            Control::Members { me, directory } => Event::Members { me, directory },
+            Control::View(ownership) => Event::View(ownership),
+            Control::Evicted => Event::Evicted,
             Control::Stop => Event::Stop,
             Control::Close => {
                 self.closing = true;
@@ -193,6 +235,12 @@ impl Worker {
         }
         for index in 0..self.peers.len() {
             self.send_to(time, index);
+        }
+        while let Some(told) = self.untold.pop_front() {
+            if let Err(told) = self.telling.tell(told) {
+                self.untold.push_front(told);
+                break;
+            }
         }
         if let Some(outlet) = &mut self.outlet {
             outlet.flush();
@@ -248,37 +296,48 @@ impl Worker {
                 let answer = Answer::Bytes(random_bytes(len));
                 self.shard.handle(time, Event::Completed { token, answer }, &mut self.effects);
             }
+            Effect::Drained { view, slots, .. } => {
+                let (shard, slots) = (self.shard_id, by_class(&slots));
+                self.untold.push_back(Told::Drained { shard, view, slots });
+            }
+            Effect::Behind { view } => self.untold.push_back(Told::Behind { view }),
             Effect::Notice(notice) => report(&notice),
         }
     }
 
     /// Waits a little, or a lot, for something to do. Says what time it is afterwards.
-    fn be_idle(&mut self, time: Time, since: Time) -> Time {
-        let nanos = time.as_nanos().saturating_sub(since.as_nanos());
-        let crowd = self.crowd.as_mut().is_some_and(|crowd| crowd.is_crowded(time.as_nanos()));
-        match self.policy.step(nanos, self.crowded || crowd) {
-            Step::Spin => {
-                std::hint::spin_loop();
-                return time;
+    fn be_idle(&mut self, since: Time) -> Time {
+        for _ in 0..IDLE_CLOCKS {
+            let time = now();
+            let nanos = time.as_nanos().saturating_sub(since.as_nanos());
+            let crowd = self.crowd.as_mut().is_some_and(|crowd| crowd.is_crowded(time.as_nanos()));
+            match self.policy.step(nanos, self.crowded || crowd) {
+                Step::Spin => {}
+                Step::Yield => std::thread::yield_now(),
+                Step::Park => {
+                    self.park(time);
+                    break;
+                }
             }
-            Step::Yield => std::thread::yield_now(),
-            Step::Park => self.park(time),
+            if (0..IDLE_LOOKS).any(|_| self.stirs()) {
+                break;
+            }
         }
         now()
     }
 
     fn park(&mut self, time: Time) {
         let timeout = self.shard.deadline().map(|deadline| deadline.since(time));
+        let timeout = if self.has_unsent() { Some(Duration::from_micros(50)) } else { timeout };
         let (peers, door, outlet) = (&self.peers, &self.door, &self.outlet);
-        // H3: this runs with the flag up.
+        // H3: this runs with the flag up. A lease that was renewed is looked at in the next round.
+        let (telling, lease) = (&self.telling, self.lease);
         let work = || {
-            door.is_full()
+            lease.is_some_and(|before| telling.lease() != before)
+                || door.is_full()
                 || peers.iter().any(|peer| !peer.incoming.is_empty())
                 || outlet.as_ref().is_some_and(|outlet| !outlet.from.is_empty())
         };
-        let unsent = peers.iter().any(|peer| !peer.unsent.is_empty())
-            || outlet.as_ref().is_some_and(|outlet| !outlet.unsent.is_empty());
-        let timeout = if unsent { Some(Duration::from_micros(50)) } else { timeout };
         if let Some(endpoint) = &mut self.endpoint {
             return endpoint.wait(&mut self.parker, (time, timeout), work);
         }
@@ -287,6 +346,15 @@ impl Worker {
             std::thread::yield_now();
         }
     }
+}
+
+/// Slots as the control thread has them.
+fn by_class(slots: &[SlotId]) -> Vec<(ClassId, Vec<u16>)> {
+    let mut classes: BTreeMap<ClassId, Vec<u16>> = BTreeMap::new();
+    for slot in slots {
+        classes.entry(slot.class).or_default().push(slot.index);
+    }
+    classes.into_iter().collect()
 }
 
 fn report(notice: &Notice) {

@@ -149,6 +149,12 @@ pub trait Driver {
     /// any longer closes it again without. [`Done::Closed`] follows.
     fn close(&mut self, handle: Handle, flush: bool);
 
+    /// Whether [`poll`](Self::poll) may have anything to do. Takes far less than that; in doubt it says yes,
+    /// and what it misses is found by the next poll.
+    fn stirs(&mut self) -> bool {
+        true
+    }
+
     /// Submits what was given, and takes what is done. Does not block.
     ///
     /// # Errors

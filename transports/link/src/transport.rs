@@ -210,6 +210,12 @@ pub trait Transport {
     /// Something that the driver did for this transport is done.
     fn complete(&mut self, io: &mut Io<'_>, completion: Completion);
 
+    /// Whether [`poll`](Self::poll) may find anything that came. Takes far less than that; in doubt it says yes,
+    /// and what it misses is found by the next poll, which comes after a few microseconds all the same.
+    fn stirs(&self) -> bool {
+        true
+    }
+
     /// Looks at what needs no kernel: rings in shared memory, a device's completion queue; and at
     /// timers of its own. Called in each round of the loop. Says whether there was anything.
     fn poll(&mut self, io: &mut Io<'_>) -> bool;

@@ -184,6 +184,15 @@ impl Link {
         }
     }
 
+    /// Whether [`poll`](Self::poll) may find anything.
+    pub(crate) fn stirs(&self) -> bool {
+        match self.stage {
+            Stage::Up => !self.incoming.is_empty(),
+            Stage::Asking | Stage::Closing => false,
+            Stage::Gone(..) => true,
+        }
+    }
+
     /// Takes what has come and fills in what waits. Says whether there was anything.
     ///
     /// # Errors

@@ -237,6 +237,10 @@ impl Transport for Shm {
         }
     }
 
+    fn stirs(&self) -> bool {
+        self.links.values().any(Link::stirs)
+    }
+
     fn poll(&mut self, io: &mut Io<'_>) -> bool {
         let woke = std::mem::take(&mut self.dozes);
         let (mut busy, mut ended) = (false, Vec::new());

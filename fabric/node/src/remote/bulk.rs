@@ -14,6 +14,7 @@
 
 use std::sync::Arc;
 
+use epicserver_entity::Request;
 use epicserver_proto::spares::Spares;
 use epicserver_proto::transfers::Chunk;
 use epicserver_wire::frame::{Frame, FrameMut, padded};
@@ -21,7 +22,8 @@ use epicserver_wire::header::{Header, Opened};
 use epicserver_wire::limits::{KEY_BYTES_MAX, MESSAGE_BYTES_MAX};
 use epicserver_wire::{EntityId, Out, Path, Unwritten};
 
-use crate::remote::link::{Encode, Outcome, Posted};
+use super::leave::Encode;
+use super::link::{Outcome, Posted};
 
 /// In how many pieces a value may be written that is walked through for each chunk.
 const WRITES_MAX: usize = 64;
@@ -81,6 +83,8 @@ pub(crate) struct Bulk {
 pub(crate) enum Source {
     Call(Posted),
     Answer(Outcome),
+    /// A call that goes back whole.
+    Returned(Request),
 }
 
 impl Bulk {
@@ -122,6 +126,7 @@ impl Source {
         match self {
             Self::Call(posted) => posted.request.encode_args_to(out),
             Self::Answer(outcome) => outcome.encode(out),
+            Self::Returned(request) => request.encode_args_to(out),
         }
     }
 

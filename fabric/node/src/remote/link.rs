@@ -12,17 +12,17 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use epicserver_entity::{Place, Request};
+use epicserver_proto::passage::{Emptying, Passage};
 use epicserver_proto::session::Session;
 use epicserver_proto::spares::Spares;
-use epicserver_proto::transfers::{self, Chunk, Pace};
-use epicserver_wire::frame::{Frame, FrameMut, Slots};
-use epicserver_wire::header::{self, Credit, Header, Kind, Opened, Violation};
+use epicserver_proto::transfers::{self, Pace};
+use epicserver_wire::frame::{FrameMut, Slots};
+use epicserver_wire::header::{Credit, Violation};
 use epicserver_wire::{
-    CallError, ChainId, EntityId, ErrorKind, LinkId, MethodId, Out, Path, Ran, ShardId, Time,
-    Token, Unwritten,
+    CallError, EntityId, LinkId, MethodId, Out, ShardId, Time, Token, Unwritten,
 };
 
-use super::bulk::{Bulk, Source, Text};
+use super::bulk::{Bulk, Source};
 use crate::{Effect, LinkUp};
 
 /// Tokens that a peer gave up and that are remembered, for each link.
@@ -36,6 +36,19 @@ pub(crate) struct Posted {
     pub(crate) token: Option<Token>,
     /// Which activation made it; with its callee, the pair whose order is kept.
     pub(crate) maker: Place,
+    /// Whoever lost its slot has given it back.
+    pub(crate) tried: bool,
+}
+
+impl Posted {
+    /// It is not known any more which activation made it: it may have been any.
+    pub(crate) const ANY: Place = Place::new(u32::MAX - 1);
+
+    fn pairs_with(&self, held: &Held) -> bool {
+        let any = |maker: Place| maker == Self::ANY;
+        let same = self.maker == held.maker || any(self.maker) || any(held.maker);
+        same && held.to == *self.request.to()
+    }
 }
 
 /// What an answer says.
@@ -53,57 +66,82 @@ pub(crate) struct Answering {
     pub(crate) outcome: Outcome,
 }
 
-/// Why something stays where it is.
-#[derive(Debug, PartialEq, Eq)]
-enum Stay {
-    /// No slot is free.
-    NoSlot,
-    /// It cannot be written.
-    Malformed,
+/// Something about calls of the peer that have not begun. What is said to one shard keeps its order.
+#[derive(Debug)]
+pub(crate) enum Back {
+    /// This one has to go elsewhere.
+    Moved { token: Token, view: u64 },
+    /// So has this one, for whose reply nobody waits.
+    Returned { request: Request, view: u64 },
+    /// No other that came before the flush has.
+    Flushed { view: u64, emptying: Emptying },
 }
 
 /// What became of a call that was posted and left.
 #[derive(Debug)]
 pub(crate) enum Left {
-    /// It is under way; the request is kept for the reply.
-    Sent(Posted),
+    /// It is under way, by this link; the request is kept for the reply.
+    Sent(Posted, LinkId),
+    /// Its first bytes are under way, and the others follow.
+    Begun(Option<Token>),
     /// It cannot be written.
     Refused(Posted),
+    /// Its deadline has passed before it could leave.
+    Late(Posted),
+}
+
+/// A shard is to be asked to decide what was said to it.
+#[derive(Debug)]
+pub(super) struct Asking {
+    pub(super) shard: ShardId,
+    pub(super) view: u64,
+    /// Calls whose last bytes have to leave before.
+    pub(super) after: Vec<Token>,
 }
 
 /// Calls of a pair that wait for a transfer of the same pair.
 #[derive(Debug)]
-struct Held {
-    shard: ShardId,
-    transfer: Token,
-    maker: Place,
-    to: EntityId,
-    behind: VecDeque<Posted>,
+pub(super) struct Held {
+    pub(super) shard: ShardId,
+    pub(super) transfer: Token,
+    pub(super) maker: Place,
+    pub(super) to: EntityId,
+    pub(super) behind: VecDeque<Posted>,
 }
 
 /// A shard's end of one link.
 #[derive(Debug)]
 pub(crate) struct Link {
     pub(crate) id: LinkId,
-    me: ShardId,
-    slots: Arc<dyn Slots>,
+    pub(super) me: ShardId,
+    pub(super) slots: Arc<dyn Slots>,
     differing: Arc<[MethodId]>,
     /// Messages above so many bytes leave in chunks.
-    bulk_bytes: usize,
+    pub(super) bulk_bytes: usize,
     pub(crate) session: Session,
-    open: Option<FrameMut>,
-    lanes: Vec<VecDeque<Posted>>,
-    waiting: usize,
-    answers: VecDeque<Answering>,
-    transfers: BTreeMap<ShardId, transfers::Outgoing>,
-    pace: Pace,
+    /// The view that what leaves is said under.
+    pub(crate) view: u64,
+    /// The ways to the peer's shards.
+    pub(crate) passages: Vec<Passage<Posted>>,
+    /// The views that the peer's shards have announced.
+    views: Vec<u64>,
+    pub(super) flushes: VecDeque<Asking>,
+    /// What goes back to the peer's shards, and what of it is leaving in chunks.
+    pub(super) backs: BTreeMap<ShardId, VecDeque<Back>>,
+    pub(super) returning: BTreeMap<ShardId, Token>,
+    pub(super) open: Option<FrameMut>,
+    pub(super) lanes: Vec<VecDeque<Posted>>,
+    pub(super) waiting: usize,
+    pub(super) answers: VecDeque<Answering>,
+    pub(super) transfers: BTreeMap<ShardId, transfers::Outgoing>,
+    pub(super) pace: Pace,
     /// Memory for bodies, if the transport takes those.
-    spares: Arc<Spares>,
+    pub(super) spares: Arc<Spares>,
     /// What the transfers carry.
-    bulk: BTreeMap<(ShardId, Token), Bulk>,
+    pub(super) bulk: BTreeMap<(ShardId, Token), Bulk>,
     pub(crate) incoming: transfers::Incoming,
-    held: Vec<Held>,
-    cancels: Vec<(ShardId, Token)>,
+    pub(super) held: Vec<Held>,
+    pub(super) cancels: Vec<(ShardId, Token)>,
     /// Tokens of the peer for which it wants no reply any more.
     cancelled: BTreeSet<(ShardId, Token)>,
     /// Requests that are of no more use: what they hold may be dropped only where user code may run.
@@ -111,7 +149,7 @@ pub(crate) struct Link {
 }
 
 impl Link {
-    pub(crate) fn new(up: &LinkUp, me: ShardId, spares: &Arc<Spares>) -> Self {
+    pub(crate) fn new(up: &LinkUp, me: ShardId, spares: &Arc<Spares>, view: u64) -> Self {
         let shards = up.shards.max(1);
         Self {
             id: up.link,
@@ -120,6 +158,12 @@ impl Link {
             differing: Arc::clone(&up.differing),
             bulk_bytes: up.bulk_bytes,
             session: Session::new(shards, up.theirs, up.ours),
+            view,
+            passages: (0..shards).map(|_| Passage::default()).collect(),
+            views: vec![0; usize::from(shards)],
+            flushes: VecDeque::new(),
+            backs: BTreeMap::new(),
+            returning: BTreeMap::new(),
             open: None,
             lanes: (0..shards).map(|_| VecDeque::new()).collect(),
             waiting: 0,
@@ -140,6 +184,8 @@ impl Link {
     pub(crate) fn is_settled(&self) -> bool {
         self.waiting == 0
             && self.answers.is_empty()
+            && self.flushes.is_empty()
+            && self.backs.is_empty()
             && self.transfers.values().all(transfers::Outgoing::is_empty)
     }
 
@@ -153,7 +199,19 @@ impl Link {
         !self.differing.is_empty() && self.differing.binary_search(&method).is_ok()
     }
 
-    fn lane_of(&self, to: &EntityId) -> ShardId {
+    /// The view that a shard there has announced.
+    pub(crate) fn view_of(&self, shard: ShardId) -> u64 {
+        self.views.get(shard.index()).copied().unwrap_or(0)
+    }
+
+    /// A shard there speaks under `view` from now on.
+    pub(crate) fn announced(&mut self, shard: ShardId, view: u64) {
+        if let Some(known) = self.views.get_mut(shard.index()) {
+            *known = view.max(*known);
+        }
+    }
+
+    pub(crate) fn lane_of(&self, to: &EntityId) -> ShardId {
         to.shard(u16::try_from(self.lanes.len()).unwrap_or(u16::MAX))
     }
 
@@ -180,11 +238,30 @@ impl Link {
             return None;
         }
         match self.write_call(now, shard, posted, out) {
-            Ok(left) => left,
+            Ok(left) => Some(left),
             Err(posted) => {
                 self.wait(shard, posted);
                 None
             }
+        }
+    }
+
+    /// Posts a call that leaves now, or is given back.
+    ///
+    /// # Errors
+    /// The call, if anything has to leave before it.
+    pub(crate) fn post_now(
+        &mut self,
+        now: Time,
+        posted: Posted,
+        out: &mut Vec<Effect>,
+    ) -> Result<Left, Posted> {
+        let shard = self.lane_of(posted.request.to());
+        let free = self.lanes.get(shard.index()).is_none_or(VecDeque::is_empty);
+        if free && self.held_for(&posted).is_none() && self.may_send(shard) {
+            self.write_call(now, shard, posted, out)
+        } else {
+            Err(posted)
         }
     }
 
@@ -195,61 +272,13 @@ impl Link {
         }
     }
 
-    fn held_for(&self, posted: &Posted) -> Option<usize> {
-        let pair = |held: &Held| held.maker == posted.maker && held.to == *posted.request.to();
-        self.held.iter().position(pair)
+    pub(super) fn held_for(&self, posted: &Posted) -> Option<usize> {
+        self.held.iter().position(|held| posted.pairs_with(held))
     }
 
     /// A lane carries a message only if it could carry the longest that fits a slot.
-    fn may_send(&self, shard: ShardId) -> bool {
+    pub(super) fn may_send(&self, shard: ShardId) -> bool {
         self.session.may_send(shard, Credit::units_of(self.slots.slot_bytes()))
-    }
-
-    /// Writes a call; if its transfer has only begun, its fate comes later. Gives it back if no slot is free.
-    fn write_call(
-        &mut self,
-        now: Time,
-        shard: ShardId,
-        posted: Posted,
-        out: &mut Vec<Effect>,
-    ) -> Result<Option<Left>, Posted> {
-        if self.differs(posted.request.method().id) {
-            return Ok(Some(Left::Refused(posted)));
-        }
-        let head = posted.request.head();
-        let kind = if posted.token.is_some() { Kind::Call } else { Kind::Tell };
-        let left = (head.deadline != Time::MAX).then(|| head.deadline.since(now));
-        let header = Header {
-            token: posted.token.unwrap_or(Token::new(0, 0)),
-            method: posted.request.method().id.as_u32(),
-            left: Header::units_left(left),
-            ..Header::new(kind, self.me, shard)
-        };
-        let callee = Some((&head.to, &head.path));
-        let request = &posted.request;
-        match self.write(header, callee, &|out| request.encode_args_to(out), out) {
-            Ok(Written::Whole(bytes)) => {
-                self.session.sent(shard, Credit::units_of(bytes));
-                Ok(Some(Left::Sent(posted)))
-            }
-            Ok(Written::Long(text)) => {
-                self.session.sent(shard, 1);
-                let (maker, to) = (posted.maker, posted.request.to().clone());
-                let transfer = self.begin(shard, text, Source::Call(posted));
-                self.held.push(Held { shard, transfer, maker, to, behind: VecDeque::new() });
-                Ok(None)
-            }
-            Err(Stay::NoSlot) => Err(posted),
-            Err(Stay::Malformed) => Ok(Some(Left::Refused(posted))),
-        }
-    }
-
-    fn begin(&mut self, shard: ShardId, text: Text, of: Source) -> Token {
-        let lane = self.transfers.entry(shard);
-        let lane = lane.or_insert_with(|| transfers::Outgoing::new(self.pace));
-        let transfer = lane.begin(text.total());
-        self.bulk.insert((shard, transfer), Bulk::new(text, of));
-        transfer
     }
 
     /// Answers a call of the peer.
@@ -264,30 +293,6 @@ impl Link {
         if let Some(stays) = self.write_answer(answering, out) {
             self.answers.push_front(stays);
         }
-    }
-
-    fn write_answer(&mut self, answering: Answering, out: &mut Vec<Effect>) -> Option<Answering> {
-        let Answering { shard, token, outcome } = &answering;
-        let kind = match outcome {
-            Outcome::Reply(_) => Kind::Reply,
-            Outcome::Failed(_) => Kind::Failed,
-        };
-        let header = Header { token: *token, ..Header::new(kind, self.me, *shard) };
-        match self.write(header, None, &|out| outcome.encode(out), out) {
-            Ok(Written::Whole(_)) => self.spent.extend(answering.outcome.spent()),
-            Ok(Written::Long(text)) => {
-                self.begin(answering.shard, text, Source::Answer(answering.outcome));
-            }
-            Err(Stay::NoSlot) => return Some(answering),
-            Err(Stay::Malformed) => {
-                let (shard, token) = (*shard, *token);
-                self.spent.extend(answering.outcome.spent());
-                let error = CallError::new(ErrorKind::Malformed, Ran::Yes, ChainId::NONE);
-                let outcome = Outcome::Failed(error);
-                return self.write_answer(Answering { shard, token, outcome }, out);
-            }
-        }
-        None
     }
 
     /// Nobody waits for the reply to `token` any more.
@@ -310,29 +315,11 @@ impl Link {
         self.cancelled.insert((shard, token));
     }
 
-    /// Every call that has not left.
-    pub(crate) fn posted(&mut self) -> impl Iterator<Item = &mut Posted> {
-        let held = self.held.iter_mut().flat_map(|held| &mut held.behind);
-        self.lanes.iter_mut().flatten().chain(held)
-    }
-
-    /// Takes back a call that has not left.
-    pub(crate) fn withdraw(&mut self, token: Token) -> Option<Posted> {
-        let queues = self.lanes.iter_mut().chain(self.held.iter_mut().map(|held| &mut held.behind));
-        for queue in queues {
-            if let Some(at) = queue.iter().position(|posted| posted.token == Some(token)) {
-                self.waiting -= 1;
-                return queue.remove(at);
-            }
-        }
-        None
-    }
-
     /// Nobody waits any more for the reply to a call that is leaving. Says whether it is one.
     pub(crate) fn give_up(&mut self, token: Token) -> bool {
         let calls = self.bulk.values_mut().filter_map(|bulk| match &mut bulk.of {
             Source::Call(posted) => Some(posted),
-            Source::Answer(_) => None,
+            Source::Answer(_) | Source::Returned(_) => None,
         });
         let Some(posted) = calls.into_iter().find(|posted| posted.token == Some(token)) else {
             return false;
@@ -350,228 +337,61 @@ impl Link {
             match bulk.of {
                 Source::Call(posted) => calls.push(posted),
                 Source::Answer(outcome) => self.spent.extend(outcome.spent()),
+                Source::Returned(request) => self.spent.push(request),
+            }
+        }
+        for back in std::mem::take(&mut self.backs).into_values().flatten() {
+            match back {
+                Back::Returned { request, .. } => self.spent.push(request),
+                Back::Moved { .. } | Back::Flushed { .. } => {}
             }
         }
         calls
     }
 
-    /// Takes back everything that has not left, what waited for a transfer first: calls of the same pair
-    /// that wait in a lane were made later (**R3**).
-    pub(crate) fn withdraw_all(&mut self) -> Vec<Posted> {
-        self.waiting = 0;
-        let held = self.held.drain(..).flat_map(|held| held.behind);
-        held.chain(self.lanes.iter_mut().flat_map(std::mem::take)).collect()
-    }
-
-    fn slot(&mut self) -> Result<FrameMut, Stay> {
-        match self.open.take() {
-            Some(open) => Ok(open),
-            None => Arc::clone(&self.slots).reserve().ok_or(Stay::NoSlot),
-        }
-    }
-
-    fn transmit(&mut self, head: FrameMut, body: Option<Frame>, out: &mut Vec<Effect>) {
-        if !head.is_empty() {
-            out.push(Effect::Transmit { link: self.id, head, body });
-        }
-    }
-
-    /// Writes one message into the open frame, or begins a transfer if no frame can hold it.
-    fn write(
-        &mut self,
-        mut header: Header,
-        callee: Option<(&EntityId, &Path)>,
-        encode: &Encode<'_>,
-        out: &mut Vec<Effect>,
-    ) -> Result<Written, Stay> {
-        loop {
-            let mut frame = self.slot()?;
-            // R4: only now is it certain to leave.
-            header.credit = plus(header.credit, self.session.take_owed(header.to));
-            let before = frame.len();
-            match write_into(&mut frame, &header, callee, encode) {
-                Ok(bytes) if bytes <= self.bulk_bytes => {
-                    self.open = Some(frame);
-                    self.transfers.values_mut().for_each(transfers::Outgoing::passed);
-                    return Ok(Written::Whole(bytes));
-                }
-                Err(Unwritten::Malformed) => {
-                    self.session.owe_again(header.to, header.credit);
-                    self.open = Some(frame);
-                    return Err(Stay::Malformed);
-                }
-                Err(Unwritten::Full) if before > 0 => self.transmit(frame, None, out),
-                Ok(_) | Err(Unwritten::Full) => {
-                    frame.set_len(before);
-                    self.open = Some(frame);
-                    let text = Text::new(&header, callee, encode);
-                    if text.is_none() {
-                        self.session.owe_again(header.to, header.credit);
-                    }
-                    return text.map(Written::Long).ok_or(Stay::Malformed);
-                }
-            }
-        }
-    }
-
-    /// Everything that may leave does, and the open frame with it. What could leave gives its fate.
-    pub(crate) fn flush(&mut self, now: Time, out: &mut Vec<Effect>, left: &mut Vec<Left>) {
-        self.flush_answers(out);
-        self.flush_lanes(now, out, left);
-        self.flush_cancels();
-        self.flush_transfers(now, out, left);
-        self.flush_credits(out);
-        if let Some(open) = self.open.take() {
-            self.transmit(open, None, out);
-        }
-    }
-
-    fn flush_answers(&mut self, out: &mut Vec<Effect>) {
-        while let Some(answering) = self.answers.pop_front() {
-            if let Some(stays) = self.write_answer(answering, out) {
-                return self.answers.push_front(stays);
-            }
-        }
-    }
-
-    fn flush_lanes(&mut self, now: Time, out: &mut Vec<Effect>, left: &mut Vec<Left>) {
+    /// Takes back what has not left and `goes` says yes to, what waited for a transfer first: calls of the same
+    /// pair that wait in a lane were made later (**R3**).
+    pub(crate) fn withdraw(&mut self, goes: impl Fn(&Posted) -> bool) -> Vec<Posted> {
+        let mut gone = Vec::new();
         if self.waiting == 0 {
-            return;
+            return gone;
         }
-        for index in 0..self.lanes.len() {
-            let shard = ShardId::new(u16::try_from(index).unwrap_or(u16::MAX));
-            while self.may_send(shard) {
-                let Some(posted) = self.lanes[index].pop_front() else { break };
-                self.waiting -= 1;
-                if let Some(held) = self.held_for(&posted) {
-                    self.waiting += 1;
-                    self.held[held].behind.push_back(posted);
-                    continue;
-                }
-                match self.write_call(now, shard, posted, out) {
-                    Ok(fate) => left.extend(fate),
-                    Err(posted) => {
-                        self.lanes[index].push_front(posted);
-                        self.waiting += 1;
-                        return;
-                    }
-                }
+        for queue in self.held.iter_mut().map(|held| &mut held.behind).chain(&mut self.lanes) {
+            for posted in std::mem::take(queue) {
+                if goes(&posted) { gone.push(posted) } else { queue.push_back(posted) }
             }
         }
+        self.waiting -= gone.len();
+        gone
     }
 
-    fn flush_cancels(&mut self) {
-        while let Some((shard, token)) = self.cancels.pop() {
-            let header = Header { token, ..Header::new(Kind::Cancel, self.me, shard) };
-            if !self.append(&header) {
-                return self.cancels.push((shard, token));
+    /// A shard of the peer is to decide what was said to it before.
+    pub(crate) fn push_flush(&mut self, shard: ShardId, view: u64) {
+        let calls = self
+            .bulk
+            .iter()
+            .filter(|((to, _), bulk)| *to == shard && matches!(bulk.of, Source::Call(_)));
+        let after = calls.map(|((_, transfer), _)| *transfer).collect();
+        self.flushes.push_back(Asking { shard, view, after });
+    }
+
+    /// Gives a call of a shard of the peer back; whole, if nobody there has it any more.
+    pub(crate) fn give_back(&mut self, shard: ShardId, token: Option<Token>, request: Request) {
+        let view = self.view;
+        let kept = token.filter(|token| !self.cancelled.remove(&(shard, *token)));
+        let back = match kept {
+            Some(token) => {
+                self.spent.push(request);
+                Back::Moved { token, view }
             }
-        }
-    }
-
-    /// Appends a message without a payload. Says whether there was a slot for it.
-    fn append(&mut self, header: &Header) -> bool {
-        let Ok(mut frame) = self.slot() else { return false };
-        let fits = header::append(&mut frame, header, &[]);
-        self.open = Some(frame);
-        fits
-    }
-
-    fn flush_transfers(&mut self, now: Time, out: &mut Vec<Effect>, left: &mut Vec<Left>) {
-        let shards: Vec<ShardId> = self.transfers.keys().copied().collect();
-        for shard in shards {
-            while let Some(chunk) = self.next_chunk(shard, out) {
-                self.transmit_chunk(shard, &chunk, out);
-                if chunk.last {
-                    left.extend(self.end_transfer(shard, chunk.transfer));
-                    self.release(shard, chunk.transfer);
-                    self.flush_lanes(now, out, left);
-                }
-            }
-        }
-        self.transfers.retain(|_, lane| !lane.is_idle());
-    }
-
-    /// A chunk travels alone. The open frame is empty then.
-    fn next_chunk(&mut self, shard: ShardId, out: &mut Vec<Effect>) -> Option<Chunk> {
-        if !self.transfers.get(&shard)?.may_send() {
-            return None;
-        }
-        if let Some(open) = self.open.take() {
-            self.transmit(open, None, out);
-        }
-        let slot = self.slot().ok()?;
-        let room = match self.pace.is_of_bodies() {
-            true => self.pace.chunk,
-            false => slot.capacity().saturating_sub(header::CORE_BYTES),
+            None => Back::Returned { request, view },
         };
-        self.open = Some(slot);
-        self.transfers.get_mut(&shard)?.next(room)
+        self.push_back(shard, back);
     }
 
-    fn transmit_chunk(&mut self, shard: ShardId, chunk: &Chunk, out: &mut Vec<Effect>) {
-        let Some(mut frame) = self.open.take() else { return };
-        let Some(bulk) = self.bulk.get(&(shard, chunk.transfer)) else { return };
-        let header = Header {
-            token: chunk.transfer,
-            method: chunk.total,
-            left: chunk.offset,
-            ..Header::new(Kind::Chunk, self.me, shard)
-        };
-        if header::append_head(&mut frame, &header, chunk.len as usize) {
-            let spares = self.pace.is_of_bodies().then_some(&self.spares);
-            let body = bulk.fill(chunk, &mut frame, spares);
-            self.transmit(frame, body, out);
-        }
-    }
-
-    /// The last chunk of a message has left. If it was a call, that is its fate.
-    fn end_transfer(&mut self, shard: ShardId, transfer: Token) -> Option<Left> {
-        match self.bulk.remove(&(shard, transfer))?.of {
-            Source::Call(posted) => Some(Left::Sent(posted)),
-            Source::Answer(outcome) => {
-                self.spent.extend(outcome.spent());
-                None
-            }
-        }
-    }
-
-    /// A transfer has left: the calls of its pair that waited go before all that wait in its lane, some
-    /// of which may be of the same pair (**R3**).
-    fn release(&mut self, shard: ShardId, transfer: Token) {
-        let this = |held: &Held| held.shard == shard && held.transfer == transfer;
-        let Some(at) = self.held.iter().position(this) else { return };
-        let held = self.held.remove(at);
-        if let Some(lane) = self.lanes.get_mut(shard.index()) {
-            held.behind.into_iter().rev().for_each(|posted| lane.push_front(posted));
-        }
-    }
-
-    fn flush_credits(&mut self, out: &mut Vec<Effect>) {
-        while let Some((shard, bytes)) = self.incoming.next_taken() {
-            let header =
-                Header { method: 1, left: bytes, ..Header::new(Kind::Credit, self.me, shard) };
-            if !self.append_in_room(&header, out) {
-                return self.incoming.took(shard, bytes);
-            }
-        }
-        while let Some(shard) = self.session.next_due() {
-            let credit = self.session.take_owed(shard);
-            let header = Header { credit, ..Header::new(Kind::Credit, self.me, shard) };
-            if !self.append_in_room(&header, out) {
-                return self.session.owe_again(shard, credit);
-            }
-        }
-    }
-
-    fn append_in_room(&mut self, header: &Header, out: &mut Vec<Effect>) -> bool {
-        if self.append(header) {
-            return true;
-        }
-        if let Some(open) = self.open.take() {
-            self.transmit(open, None, out);
-        }
-        self.append(header)
+    /// Says something about calls of a shard of the peer, behind all that was said of them before.
+    pub(crate) fn push_back(&mut self, shard: ShardId, back: Back) {
+        self.backs.entry(shard).or_default().push_back(back);
     }
 }
 
@@ -590,31 +410,4 @@ impl Outcome {
             Self::Failed(_) => None,
         }
     }
-}
-
-/// What a message took.
-enum Written {
-    /// So many bytes of a frame.
-    Whole(usize),
-    /// No frame holds it.
-    Long(Text),
-}
-
-pub(crate) type Encode<'a> = dyn Fn(&mut Out<'_>) -> Result<(), Unwritten> + 'a;
-
-fn plus(a: Credit, b: Credit) -> Credit {
-    Credit { messages: a.messages + b.messages, units: a.units + b.units }
-}
-
-/// Appends one message to `frame`, and says how many bytes it takes there.
-fn write_into(
-    frame: &mut FrameMut,
-    header: &Header,
-    callee: Option<(&EntityId, &Path)>,
-    encode: &Encode<'_>,
-) -> Result<usize, Unwritten> {
-    let start = frame.len();
-    let opened = Opened::new(frame, header, callee).ok_or(Unwritten::Full)?;
-    let len = opened.fill(frame, encode)?;
-    if opened.close(frame, len) { Ok(frame.len() - start) } else { Err(Unwritten::Full) }
 }

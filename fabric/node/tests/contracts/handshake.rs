@@ -69,7 +69,7 @@ fn said(link: &mut Link, event: Event<'_>) -> Vec<u8> {
             assert_eq!(kind, Kind::Handshake, "the handshake is one kind");
             Some(payload)
         }
-        Effect::Established(_) | Effect::Close(_) => None,
+        Effect::Established(_) | Effect::Control(_) | Effect::Close(_) => None,
     });
     said.unwrap_or_default()
 }

@@ -8,8 +8,8 @@ use epicserver_wire::header::{
     CORE_BYTES, Credit, Header, Kind, Message, Opened, VERSION, append, append_head,
 };
 use epicserver_wire::{
-    ChainId, ClassId, EntityId, EntityKey as _, Path, SectionId, ShardId, Time, Token, TypeId,
-    limits,
+    Born, ChainId, ClassId, EntityId, EntityKey as _, Path, SectionId, ShardId, Time, Token,
+    TypeId, limits,
 };
 
 use crate::page::{Page, hex};
@@ -22,6 +22,7 @@ pub(crate) fn render(page: &mut Page) {
     core(page);
     kinds(page);
     calls(page);
+    views(page);
     bounds(page);
 }
 
@@ -100,7 +101,7 @@ fn kinds(page: &mut Page) {
 fn call(sections: bool) -> Vec<u8> {
     let to = EntityId::new(TypeId::of("Player"), ClassId::DEFAULT, None, 7_u64.to_key());
     let chain = ChainId::new(Time::from_nanos(0x0807_0605_0403_0201), 0x1817_1615_1413_1211);
-    let mut path = Path::new(chain);
+    let mut path = Path::new(chain).born_under(Born::from_u32(0xc4c3_c2c1));
     if sections {
         for section in [0xa8a7_a6a5_a4a3_a2a1, 0xb8b7_b6b5_b4b3_b2b1] {
             path = path.with(SectionId::from_u64(section)).expect("two sections are not too many");
@@ -118,9 +119,29 @@ fn calls(page: &mut Page) {
     page.text(
         "callee: chain, birth 0x0807060504030201 and origin 0x1817161514131211; bytes of the id;",
     );
-    page.text("zeros; the id, padded. sections: how many, each, padded.");
+    page.text("zeros; born under the view 0xc4c3c2c1; zeros; the id, padded. sections: how many,");
+    page.text("each, padded.");
     page.bytes("Call of Player 7", &call(false));
     page.bytes("Call of Player 7, two sections held", &call(true));
+}
+
+/// Messages about views, and where each has the number of its view.
+fn views(page: &mut Page) {
+    page.section("views: a call that has moved, a flush and its answer");
+    let number = 0x0807_0605_0403_0201;
+    for kind in [Kind::Moved, Kind::Returned, Kind::Flush, Kind::Flushed] {
+        let plain = Header::new(kind, ShardId::new(0), ShardId::new(0));
+        let core = |header: &Header| {
+            let mut head = FrameMut::detached(CORE_BYTES);
+            assert!(append_head(&mut head, header, 0), "a sample fits");
+            head.bytes().to_vec()
+        };
+        let at = differing(&core(&plain), &core(&plain.under(number)));
+        page.line(&format!("view 0x0807060504030201 of {kind:?}"), at);
+    }
+    page.line("method of a flush to be answered", Header::ANSWER);
+    page.line("method of an answer with more", Header::MORE);
+    page.text("payload of an answer: class and slot, 2 bytes each, of each slot that is emptied");
 }
 
 fn bounds(page: &mut Page) {

@@ -14,6 +14,7 @@ mod header;
 mod ids;
 mod page;
 mod values;
+mod views;
 
 use std::path::PathBuf;
 use std::{env, fs};
@@ -32,6 +33,7 @@ fn rendered() -> String {
     ids::render(&mut page);
     values::render(&mut page);
     handshake::render(&mut page);
+    views::render(&mut page);
     page.into_text()
 }
 

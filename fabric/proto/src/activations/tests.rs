@@ -41,7 +41,7 @@ fn exclusive(path: &Path) -> Ask {
 
 fn table() -> (Table, u32) {
     let mut table = Table::new(2, 1000, 0);
-    let place = table.insert(1, 0, 1, Time::ZERO).unwrap();
+    let place = table.insert(1, (0, None), 1, Time::ZERO).unwrap();
     (table, place)
 }
 
@@ -64,13 +64,13 @@ fn a1_a_held_activation_keeps_every_other_turn_out_and_frozen() {
     let holder = table.begin(place, chain(2)).unwrap();
     let section = table.take(holder, true).unwrap();
     assert_eq!(table.admit(place, &shared(&chain(3))), Admission::Wait);
-    assert!(!table.may_run(parked));
-    assert!(table.may_run(holder));
+    assert!(table.resumes(parked).is_none());
+    assert!(table.resumes(holder).is_some());
     assert!(table.release(holder, section));
     let mut thawed = Vec::new();
     table.thaw(place, |turn| thawed.push(turn));
     assert_eq!(thawed, [parked]);
-    assert!(table.may_run(parked));
+    assert!(table.resumes(parked).is_some());
 }
 
 #[test]
@@ -183,7 +183,7 @@ fn a5_the_least_recently_used_idle_activation_is_offered_first() {
     let at = |n| Time::from_nanos(n);
     let places: Vec<u32> = (0..3)
         .map(|n| {
-            let place = table.insert(n, 0, n, at(n)).unwrap();
+            let place = table.insert(n, (0, None), n, at(n)).unwrap();
             table.resize(place, 10);
             place
         })
@@ -204,8 +204,8 @@ fn an_activation_is_found_by_id_whatever_the_hint() {
     let mut table: Activations<EntityId, Ask> = Activations::new(1, 1000, 0);
     let is = |state: &EntityId, id: &EntityId| state == id;
     let (a, b) = (id(1), id(2));
-    let place = table.insert(a.hash(), 0, a.clone(), Time::ZERO).unwrap();
-    table.insert(b.hash(), 0, b, Time::ZERO).unwrap();
+    let place = table.insert(a.hash(), (0, None), a.clone(), Time::ZERO).unwrap();
+    table.insert(b.hash(), (0, None), b, Time::ZERO).unwrap();
     for hint in 0..3 {
         assert_eq!(table.find(&a, hint, is), Some(place));
     }
@@ -240,4 +240,64 @@ fn a4_a_section_that_is_taken_later_ends_the_waits_that_it_makes_dangerous() {
     table.take(turn, false).unwrap();
     assert_eq!(table.next_to_die(place), Some(shared(&elsewhere(2))));
     assert_eq!(table.next_to_die(place), None);
+}
+
+fn slot(index: u16) -> SlotId {
+    SlotId { class: ClassId::DEFAULT, index }
+}
+
+fn swept(table: &mut Table, each: impl Fn(&mut Table, u32)) -> Vec<u32> {
+    let mut seen = Vec::new();
+    while let Some(place) = table.next_swept() {
+        seen.push(place);
+        each(table, place);
+    }
+    seen
+}
+
+#[test]
+fn a_sweep_looks_at_each_activation_of_its_slot_once_while_others_come_and_go() {
+    let mut table = Table::new(1, 1000, 0);
+    let mut insert = |n: u64, index| {
+        let at = Some(slot(index));
+        table.insert(n, (0, at), n, Time::ZERO).unwrap()
+    };
+    let [a, b, c, d] = [1, 2, 3, 4].map(|n| insert(n, 7));
+    let other = insert(5, 300);
+    table.sweep(slot(7));
+    assert_eq!(table.next_swept(), Some(d));
+    table.remove(d);
+    table.remove(c);
+    table.insert(6, (0, Some(slot(7))), 6, Time::ZERO).unwrap();
+    assert_eq!(swept(&mut table, |_, _| {}), [b, a]);
+    assert!(!table.is_vacant(slot(7)) && table.is_vacant(slot(8)));
+    table.sweep(slot(7));
+    let emptied = swept(&mut table, |table, place| assert!(table.remove(place).is_some()));
+    assert_eq!(emptied.len(), 3);
+    assert!(table.is_vacant(slot(7)) && !table.is_vacant(slot(300)));
+    assert_eq!(table.slot_of(other), Some(slot(300)));
+}
+
+#[test]
+fn a7_an_activation_that_is_emptied_is_not_open() {
+    let (mut table, place) = table();
+    assert!(table.is_open(place, false));
+    table.set_emptied(place);
+    assert!(!table.is_open(place, false) && table.is_leaving(place));
+}
+
+#[test]
+fn those_that_are_withdrawn_and_those_that_stay_keep_their_order() {
+    let (mut table, place) = table();
+    for birth in 0..9 {
+        table.wait(place, shared(&chain(birth)));
+    }
+    let odd = |ask: &Ask| (0..9).any(|n| n % 2 == 1 && ask.path == chain(n));
+    let taken = table.withdraw_all(place, |_, ask| odd(ask));
+    assert_eq!(taken, [1, 3, 5, 7].map(|n| shared(&chain(n))));
+    table.wait(place, shared(&chain(9)));
+    assert_eq!(table.mails(place), 6);
+    let rest: Vec<Ask> = std::iter::from_fn(|| table.pop(place)).collect();
+    assert_eq!(rest, [0, 2, 4, 6, 8, 9].map(|n| shared(&chain(n))));
+    assert!(table.withdraw_all(place, |_, _| true).is_empty());
 }

@@ -41,7 +41,7 @@ fn handle(link: &mut Link, now: Time, event: Event<'_>) -> Vec<Effect> {
 fn said(effects: &[Effect]) -> Vec<(Kind, Vec<u8>)> {
     let said = effects.iter().filter_map(|effect| match effect {
         Effect::Send { kind, payload } => Some((*kind, payload.clone())),
-        Effect::Established(_) | Effect::Close(_) => None,
+        Effect::Established(_) | Effect::Control(_) | Effect::Close(_) => None,
     });
     said.collect()
 }
@@ -66,7 +66,7 @@ fn greet(dialler: Config, acceptor: Config) -> [(Link, Said); 2] {
 fn closed(effects: &[Effect]) -> Option<Closed> {
     effects.iter().find_map(|effect| match effect {
         Effect::Close(why) => Some(*why),
-        Effect::Send { .. } | Effect::Established(_) => None,
+        Effect::Send { .. } | Effect::Established(_) | Effect::Control(_) => None,
     })
 }
 
@@ -260,7 +260,8 @@ fn l1_the_order_in_which_both_ends_hear_each_other_does_not_matter() {
 
 #[test]
 fn l1_nothing_but_a_handshake_is_listened_to_before_the_proof() {
-    let kinds = [Kind::Ping, Kind::Pong, Kind::Call, Kind::Tell, Kind::Reply, Kind::Credit];
+    let kinds =
+        [Kind::Ping, Kind::Pong, Kind::Control, Kind::Call, Kind::Tell, Kind::Reply, Kind::Credit];
     for kind in kinds {
         for greeted in [false, true] {
             let [(mut a, _), (_, hello_b)] = greet(config(1, 7), config(2, 7));
@@ -474,4 +475,11 @@ proptest! {
         let start: &[u8] = if sound { b"EPIC\x01\x00\x01\x00" } else { &[] };
         drop(Hello::read(&[start, &bytes].concat()));
     }
+}
+
+#[test]
+fn what_control_threads_say_is_passed_on_once_the_link_is_established() {
+    let [mut a, _] = established();
+    let said = hear(&mut a, &[(Kind::Control, b"hello".to_vec())]);
+    assert_eq!(said, [Effect::Control(b"hello".to_vec())]);
 }

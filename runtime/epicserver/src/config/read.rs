@@ -19,8 +19,9 @@ use toml::de::{DeTable, DeValue, ValueDeserializer};
 
 use super::problem::nearest;
 use super::{
-    Config, ConfigError, FILE, FILE_BYTES_MAX, FILE_VARIABLE, FabricConfig, Key, NetworkConfig,
-    NodeConfig, Place, Problem, RuntimeConfig, TipcConfig, TlsConfig, VerbsConfig,
+    Config, ConfigError, CoordinatorConfig, CoordinatorKind, CoordinatorTlsConfig, DiscoveryConfig,
+    FILE, FILE_BYTES_MAX, FILE_VARIABLE, FabricConfig, Key, NetworkConfig, NodeConfig, Place,
+    Problem, RuntimeConfig, TipcConfig, TlsConfig, VerbsConfig,
 };
 use fields::fields_of;
 
@@ -37,10 +38,13 @@ const PROBLEMS_MAX: usize = 32;
 const SECTIONS: &[Section] = &[
     Section::of::<FabricConfig>("fabric"),
     Section::of::<NodeConfig>("node"),
+    Section::of::<CoordinatorConfig>("coordinator"),
+    Section::of::<CoordinatorTlsConfig>("coordinator.tls"),
     Section::of::<NetworkConfig>("network"),
     Section::of::<TlsConfig>("network.tls"),
     Section::of::<TipcConfig>("network.tipc"),
     Section::of::<VerbsConfig>("network.verbs"),
+    Section::of::<DiscoveryConfig>("discovery"),
     Section::of::<RuntimeConfig>("runtime"),
 ];
 
@@ -86,6 +90,43 @@ impl Config {
             }
         }
     }
+}
+
+/// What is wrong with a coordinator that no key shows alone.
+fn wrong_coordinator(config: &CoordinatorConfig) -> Vec<&'static str> {
+    let mut found = Vec::new();
+    let servers = config.servers.len();
+    match config.kind {
+        CoordinatorKind::Postgres if servers != 1 => {
+            found.push(
+                "`coordinator.kind` is \"postgres\", which needs one of `coordinator.servers`",
+            );
+        }
+        CoordinatorKind::Etcd if servers == 0 => {
+            found.push(
+                "`coordinator.kind` is \"etcd\", which needs at least one of `coordinator.servers`",
+            );
+        }
+        CoordinatorKind::Local | CoordinatorKind::Static if servers > 0 => {
+            found.push("`coordinator.servers` is of no use to this `coordinator.kind`");
+        }
+        CoordinatorKind::Local
+        | CoordinatorKind::Static
+        | CoordinatorKind::Postgres
+        | CoordinatorKind::Etcd => {}
+    }
+    if config.user.is_some() != config.password.is_some() {
+        found.push("`coordinator.user` and `coordinator.password` go together");
+    }
+    if let Some(tls) = &config.tls {
+        if tls.ca.as_os_str().is_empty() {
+            found.push("`coordinator.tls` needs `ca`");
+        }
+        if tls.cert.is_some() != tls.key.is_some() {
+            found.push("`coordinator.tls.cert` and `coordinator.tls.key` go together");
+        }
+    }
+    found
 }
 
 /// The names of all keys, as `section.key`, in the order of the structs.
@@ -317,6 +358,9 @@ impl<'a> Reading<'a> {
         if config.network.tls.as_ref().is_some_and(lacking) {
             self.in_whole("`network.tls` needs all of `ca`, `cert` and `key`".to_owned());
         }
+        wrong_coordinator(&config.coordinator)
+            .into_iter()
+            .for_each(|what| self.in_whole(what.to_owned()));
     }
 
     fn in_file(&mut self, at: usize, what: String) {

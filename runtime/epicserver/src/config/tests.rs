@@ -153,6 +153,9 @@ fn everything_can_be_set() {
         service_level = 3
         slot_bytes = "16KiB"
         slots = 128
+        [discovery]
+        multicast = "eth1"
+        resolve_every = "5s"
         [runtime]
         idle = "latency"
         memory = "3GiB"
@@ -179,6 +182,9 @@ fn everything_can_be_set() {
     assert_eq!((verbs.mtu.map(|mtu| mtu.bytes()), verbs.pkey), (Some(1024), Some(0x8001)));
     assert_eq!((verbs.traffic_class, verbs.service_level), (106, 3));
     assert_eq!((verbs.slot_bytes, verbs.slots), (16 << 10, 128));
+    let one = Multicast::Interface("eth1".to_owned());
+    assert_eq!(config.discovery.multicast, Some(one));
+    assert_eq!(config.discovery.resolve_every, Duration::from_secs(5));
     let runtime = config.runtime;
     assert_eq!(runtime.idle, IdleMode::Latency);
     assert_eq!(runtime.memory, Some(3 << 30));
@@ -250,6 +256,8 @@ fn a_wrong_type_is_refused_and_says_what_is_wanted() {
         ("network", "io = true"),
         ("network", "driver = \"iouring\""),
         ("network", "tls = true"),
+        ("discovery", "multicast = true"),
+        ("discovery", "resolve_every = 5"),
         ("runtime", "idle_after = 5"),
         ("runtime", "run_dir = 5"),
     ] {
@@ -292,6 +300,9 @@ fn cf1_a_value_out_of_its_range_is_refused_and_the_range_named() {
         ("network.verbs", "service_level = 16"),
         ("network.verbs", "slot_bytes = 9000"),
         ("network.verbs", "slots = 1025"),
+        ("discovery", "multicast = \"a-name-that-is-too-long\""),
+        ("discovery", "resolve_every = \"999ms\""),
+        ("discovery", "resolve_every = \"2h\""),
         ("runtime", "memory = 0"),
         ("runtime", "memory = \"2000TiB\""),
         ("runtime", "idle_after = \"0s\""),
@@ -327,6 +338,7 @@ fn a_variable_counts_more_than_the_file_and_reads_like_it() {
             ("EPICSERVER_NETWORK__TLS__CA", "ca.pem"),
             ("EPICSERVER_NETWORK__TLS__CERT", "cert.pem"),
             ("EPICSERVER_NETWORK__TLS__KEY", "key.pem"),
+            ("EPICSERVER_DISCOVERY__MULTICAST", "all"),
             ("EPICSERVER_RUNTIME__MEMORY", "1048576"),
             ("EPICSERVER_CONFIG", "a.toml"),
             ("EPICSERVER_PORT_7400_TCP", "tcp://10.0.0.1:7400"),
@@ -339,6 +351,7 @@ fn a_variable_counts_more_than_the_file_and_reads_like_it() {
     assert_eq!(config.network.seeds, [Address::new("tcp", "a:1")]);
     assert_eq!(config.network.window_bytes, 1 << 20);
     assert_eq!(config.network.tls.unwrap().key, Path::new("key.pem"));
+    assert_eq!(config.discovery.multicast, Some(Multicast::All));
     assert_eq!(config.runtime.memory, Some(1 << 20));
 }
 

@@ -15,8 +15,9 @@ use serde::de::{Error, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
 use super::{
-    DEVICE_BYTES_MAX, IDLE_AFTER_MS_MAX, IDLE_AFTER_MS_MIN, LISTEN_MAX, MEMORY_BYTES_MAX,
-    MEMORY_BYTES_MIN, NAME_BYTES_MAX, SEEDS_MAX, SHARDS_MAX, SLOT_BYTES_MAX, SLOT_BYTES_MIN,
+    CLASSES_MAX, DEVICE_BYTES_MAX, IDLE_AFTER_MS_MAX, IDLE_AFTER_MS_MIN, LISTEN_MAX,
+    MEMORY_BYTES_MAX, MEMORY_BYTES_MIN, Multicast, NAME_BYTES_MAX, SEEDS_MAX, SERVER_BYTES_MAX,
+    SERVERS_MAX, SHARDS_MAX, SLOT_BYTES_MAX, SLOT_BYTES_MIN, Secret,
 };
 
 /// Longest name of a network interface that the kernel has.
@@ -84,6 +85,42 @@ where
         .ok_or_else(|| D::Error::custom(format!("must be {MIN} to {MAX}, not {number}")))
 }
 
+/// The same, of a key that may be absent.
+pub(super) fn some_whole<'de, const MIN: u64, const MAX: u64, T, D>(
+    deserializer: D,
+) -> Result<Option<T>, D::Error>
+where
+    T: TryFrom<u64>,
+    D: Deserializer<'de>,
+{
+    whole::<MIN, MAX, T, D>(deserializer).map(Some)
+}
+
+/// Where a coordinator is reached. What is wrong with one is said without quoting it.
+pub(super) fn servers<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Secret>, D::Error> {
+    let servers: Vec<Secret> =
+        Vec::deserialize(deserializer).map_err(|_| D::Error::custom("must be a list of texts"))?;
+    let long = |server: &Secret| server.reveal().len() > SERVER_BYTES_MAX;
+    if servers.len() > SERVERS_MAX || servers.iter().any(long) {
+        let what =
+            format!("at most {SERVERS_MAX} servers, each of at most {SERVER_BYTES_MAX} bytes");
+        return Err(D::Error::custom(what));
+    }
+    Ok(servers)
+}
+
+/// Names of placement classes.
+pub(super) fn classes<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Vec<Name>>, D::Error> {
+    let names: Vec<Name> = Vec::deserialize(deserializer)?;
+    if names.len() > CLASSES_MAX {
+        let many = format!("at most {CLASSES_MAX} classes, not {}", names.len());
+        return Err(D::Error::custom(many));
+    }
+    Ok(Some(names))
+}
+
 /// A number of shards.
 pub(super) fn shards<'de, D: Deserializer<'de>>(
     deserializer: D,
@@ -109,18 +146,24 @@ pub(super) fn memory<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Optio
     bytes::<MEMORY_BYTES_MIN, MEMORY_BYTES_MAX, D>(deserializer).map(Some)
 }
 
+/// A time of `MIN_MS` to `MAX_MS` milliseconds, such as `"30s"`.
+pub(super) fn duration<'de, const MIN_MS: u64, const MAX_MS: u64, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Duration, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    let time = parse_duration(&text).map_err(D::Error::custom)?;
+    let (least, most) = (Duration::from_millis(MIN_MS), Duration::from_millis(MAX_MS));
+    if (least..=most).contains(&time) {
+        return Ok(time);
+    }
+    Err(D::Error::custom(format!("must be {least:?} to {}h, not {text}", most.as_secs() / 3600)))
+}
+
 /// How long an activation may be idle.
 pub(super) fn idle_after<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<Duration>, D::Error> {
-    let text = String::deserialize(deserializer)?;
-    let after = parse_duration(&text).map_err(D::Error::custom)?;
-    let least = Duration::from_millis(IDLE_AFTER_MS_MIN);
-    let most = Duration::from_millis(IDLE_AFTER_MS_MAX);
-    if (least..=most).contains(&after) {
-        return Ok(Some(after));
-    }
-    Err(D::Error::custom(format!("must be {least:?} to {}h, not {text}", most.as_secs() / 3600)))
+    duration::<IDLE_AFTER_MS_MIN, IDLE_AFTER_MS_MAX, D>(deserializer).map(Some)
 }
 
 /// The idle policy's name.
@@ -212,6 +255,15 @@ pub(super) fn slot_bytes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u
         return Ok(bytes);
     }
     Err(D::Error::custom(format!("must be whole KiB, not {bytes}B")))
+}
+
+/// Where to use multicast.
+pub(super) fn multicast<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Multicast>, D::Error> {
+    let name = interface(deserializer)?;
+    let all = |name: &String| name == "all";
+    Ok(name.map(|name| if all(&name) { Multicast::All } else { Multicast::Interface(name) }))
 }
 
 /// The nodes to begin with.

@@ -7,96 +7,70 @@
 //! # Not here
 //! Whether a service is a node of this fabric: the handshake tells.
 
-use std::collections::BTreeMap;
 use std::io;
+use std::time::Instant;
 
 use epicserver_link::Address;
 use epicserver_tipc::{Service, Topology};
 use epicserver_wire::NodeId;
 
+use crate::discovery::{Candidate, Source};
+
 /// The services of this fabric's type.
 #[derive(Debug)]
 pub(super) struct Services {
     topology: Topology,
-    known: Known,
+    own: Option<Service>,
+    /// This node began to listen since it was asked last.
+    news: bool,
 }
 
 impl Services {
     /// Watches the services of the type of `own`.
     pub(super) fn watch(own: Service) -> io::Result<Self> {
-        Ok(Self { topology: Topology::watch(own)?, known: Known::default() })
-    }
-
-    /// This node listens.
-    pub(super) fn listening(&mut self, addresses: &[Address]) {
-        self.known.own = addresses.iter().find_map(Service::of_address);
-    }
-
-    /// An address that was dialled is that of `node`.
-    pub(super) fn reached(&mut self, address: &Address, node: NodeId) {
-        self.known.nodes.extend(Service::of_address(address).map(|service| (service, node)));
-    }
-
-    /// Takes in what has changed. Says whether anything has.
-    pub(super) fn changed(&mut self) -> bool {
-        self.topology.changed()
-    }
-
-    /// Whom to dial: who is there and was not reached, or is not linked any more.
-    pub(super) fn unreached(&mut self, is_linked: impl Fn(NodeId) -> bool) -> Vec<Address> {
-        self.known.unreached(self.topology.services().collect(), is_linked)
+        Ok(Self { topology: Topology::watch(own)?, own: None, news: false })
     }
 }
 
-/// What was found out about services.
-#[derive(Debug, Default)]
-struct Known {
-    own: Option<Service>,
-    /// Which node was reached at a service.
-    nodes: BTreeMap<Service, NodeId>,
+impl Source for Services {
+    fn name(&self) -> &'static str {
+        "tipc"
+    }
+
+    /// Any program of any machine of the cluster may take a service of this type.
+    fn is_trusted(&self) -> bool {
+        false
+    }
+
+    fn announce(&mut self, _: NodeId, addresses: &[Address]) {
+        self.own = addresses.iter().find_map(Service::of_address);
+        self.news = true;
+    }
+
+    fn poll(&mut self, _: Instant) -> Option<Vec<Candidate>> {
+        let changed = self.topology.changed() | std::mem::take(&mut self.news);
+        changed.then(|| candidates(self.own, self.topology.services()))
+    }
 }
 
-impl Known {
-    fn unreached(
-        &mut self,
-        mut there: Vec<Service>,
-        is_linked: impl Fn(NodeId) -> bool,
-    ) -> Vec<Address> {
-        // FA7.
-        there.retain(|service| self.own.is_some_and(|own| own < *service));
-        self.nodes.retain(|service, _| there.contains(service));
-        there.retain(|service| !self.nodes.get(service).copied().is_some_and(&is_linked));
-        there.into_iter().map(Service::address).collect()
-    }
+/// Whom to dial (**FA7**); nobody before this node listens.
+fn candidates(own: Option<Service>, there: impl Iterator<Item = Service>) -> Vec<Candidate> {
+    let dialled = there.filter(|service| own.is_some_and(|own| own < *service));
+    dialled.map(|service| Candidate::at(service.address())).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const NODE: NodeId = NodeId::new(7);
-
-    fn services(instances: &[u32]) -> Vec<Service> {
-        instances.iter().filter_map(|instance| Service::new(100, *instance)).collect()
+    fn services(instances: &[u32]) -> impl Iterator<Item = Service> {
+        instances.iter().filter_map(|instance| Service::new(100, *instance))
     }
 
     #[test]
     fn fa7_only_services_above_the_own_one_are_dialled_and_none_before_there_is_one() {
-        let mut known = Known::default();
-        assert_eq!(known.unreached(services(&[1, 5, 9]), |_| false), []);
-        known.own = Service::new(100, 5);
-        let wanted = [Address::new("tipc", "100:9")];
-        assert_eq!(known.unreached(services(&[1, 5, 9]), |_| false), wanted);
-    }
-
-    #[test]
-    fn who_is_linked_is_not_dialled_until_the_link_is_gone() {
-        let (nine, own) = (services(&[9])[0], Service::new(100, 5));
-        let mut known = Known { own, nodes: BTreeMap::from([(nine, NODE)]) };
-        assert_eq!(known.unreached(vec![nine], |node| node == NODE), []);
-        assert_eq!(known.unreached(vec![nine], |_| false), [nine.address()]);
-        // Another node may have that instance once it was withdrawn.
-        assert_eq!(known.unreached(Vec::new(), |_| true), []);
-        assert_eq!(known.unreached(vec![nine], |_| true), [nine.address()]);
+        assert_eq!(candidates(None, services(&[1, 5, 9])), []);
+        let wanted = [Candidate::at(Address::new("tipc", "100:9"))];
+        assert_eq!(candidates(Service::new(100, 5), services(&[1, 5, 9])), wanted);
     }
 }

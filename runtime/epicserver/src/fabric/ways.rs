@@ -163,7 +163,7 @@ fn listen_shm(owner: u8, dir: &Path, io: &mut Io<'_>) -> Result<Box<dyn Transpor
 }
 
 /// Any free port at each address of the interface that a peer could dial.
-fn addresses_of(interface: &str) -> Result<Vec<SocketAddr>, FabricError> {
+pub(super) fn addresses_of(interface: &str) -> Result<Vec<SocketAddr>, FabricError> {
     let wrong = |source| FabricError::Interface { interface: interface.to_owned(), source };
     let all = if_addrs::get_if_addrs().map_err(wrong)?;
     let own = all.iter().filter(|own| own.name == interface).map(if_addrs::Interface::ip);

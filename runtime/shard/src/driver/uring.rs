@@ -343,6 +343,10 @@ impl Driver for Uring {
         self.list(handle);
     }
 
+    fn stirs(&mut self) -> bool {
+        !self.listed.is_empty() || self.ring.stirs()
+    }
+
     fn poll(&mut self, done: &mut Vec<Completion>) -> io::Result<()> {
         self.rounds = self.rounds.wrapping_add(1);
         self.feed()?;

@@ -43,6 +43,30 @@ impl Link {
     }
 }
 
+/// Nodes that are over and that are remembered: those that were last. A node that is forgotten and comes back meets
+/// its own coordinator sooner or later, which ends it for good.
+const BANNED_MAX: usize = 4096;
+
+/// Nodes that make no link any more.
+#[derive(Default)]
+pub(crate) struct Banned(VecDeque<NodeId>);
+
+impl Banned {
+    pub(crate) fn has(&self, node: NodeId) -> bool {
+        self.0.contains(&node)
+    }
+
+    pub(crate) fn add(&mut self, node: NodeId) {
+        if self.has(node) {
+            return;
+        }
+        if self.0.len() >= BANNED_MAX {
+            self.0.pop_front();
+        }
+        self.0.push_back(node);
+    }
+}
+
 /// The links of a node, and the addresses that it dials.
 #[derive(Default)]
 pub(crate) struct Links {

@@ -144,9 +144,13 @@ struct End {
 
 impl End {
     fn new(me: usize, mail: &Mail, form: Form) -> Self {
+        Self::with_key(me, mail, form, 7)
+    }
+
+    fn with_key(me: usize, mail: &Mail, form: Form, key: u8) -> Self {
         let identity = machine::Config {
             fabric: "test".to_owned(),
-            key: machine::FabricKey([7; 32]),
+            key: machine::FabricKey([key; 32]),
             node: node(me),
             shards: 1,
             window: Window::DEFAULT,
@@ -182,7 +186,7 @@ impl End {
             match report {
                 Report::Up { .. } => ups += 1,
                 Report::Down { why, .. } => downs.push(why),
-                Report::Listening(_) | Report::Unreachable { .. } => {}
+                Report::Listening(_) | Report::Control { .. } | Report::Unreachable { .. } => {}
             }
         }
         (ups, downs)
@@ -250,6 +254,71 @@ fn h10_of_two_links_from_the_end_with_the_smaller_id_the_newer_is_kept_at_both()
     }
 }
 
+#[test]
+fn control_threads_hear_each_other_over_a_link_and_nobody_else() {
+    let mut ends = pair();
+    let say = |ends: &[End; 2], to: usize| {
+        let order = Order::Say { node: node(to), bytes: b"hello".to_vec() };
+        assert!(ends[1 - to].wires.order(order));
+    };
+    say(&ends, 1);
+    go_round(&mut ends);
+    ends[0].dial();
+    go_round(&mut ends);
+    say(&ends, 0);
+    say(&ends, 1);
+    go_round(&mut ends);
+    for (me, end) in ends.iter().enumerate() {
+        let heard = std::iter::from_fn(|| end.wires.report()).filter_map(|report| match report {
+            Report::Control { node, bytes } => Some((node, bytes)),
+            Report::Listening(_)
+            | Report::Up { .. }
+            | Report::Down { .. }
+            | Report::Unreachable { .. } => None,
+        });
+        assert_eq!(heard.collect::<Vec<_>>(), [(node(1 - me), b"hello".to_vec())]);
+    }
+}
+
+#[test]
+fn a_peer_with_another_key_is_counted_at_both_ends_and_told_apart_from_one_that_is_not_there() {
+    let mail = Mail::default();
+    let mut ends = [End::new(0, &mail, Form::Epoll), End::with_key(1, &mail, Form::Epoll, 8)];
+    ends[0].dial();
+    go_round(&mut ends);
+    for end in &ends {
+        let counts = machine::Refusal::ALL.map(|why| end.wires.refused(why));
+        assert_eq!(counts, [0, 0, 1, 0, 0, 0]);
+    }
+    let reports = || std::iter::from_fn(|| ends[0].wires.report());
+    let refused = reports().find_map(|report| match report {
+        Report::Unreachable { refused, .. } => Some(refused),
+        Report::Listening(_) | Report::Up { .. } | Report::Down { .. } | Report::Control { .. } => {
+            None
+        }
+    });
+    assert_eq!(refused, Some(Some(machine::Refusal::Key)));
+}
+
+#[test]
+fn a_node_that_is_over_loses_its_link_and_gets_no_other_until_it_is_another_one() {
+    let mut ends = pair();
+    ends[0].dial();
+    go_round(&mut ends);
+    assert!(ends[0].wires.order(Order::Ban(node(1))));
+    go_round(&mut ends);
+    for dials in [0, 1] {
+        ends[dials].dial();
+        go_round(&mut ends);
+        assert_eq!(kept(&ends), [None, None]);
+    }
+    assert_eq!(ends[1].wires.refused(machine::Refusal::Ended), 3);
+    assert!(ends[1].wires.order(Order::Become(node(7))));
+    ends[1].dial();
+    go_round(&mut ends);
+    assert!(ends[0].endpoint.links.of_node(node(7)).is_some());
+}
+
 /// Lets `end` wait while `has_work`, and says whether something has ended that before its time was up.
 fn ends(end: &mut End, has_work: impl FnOnce() -> bool) -> bool {
     let began = Instant::now();
@@ -282,8 +351,8 @@ fn h11_what_was_there_before_the_flag_was_up_prevents_the_wait() {
     assert!(ends(&mut end, || false), "an order");
     end.endpoint.round(Time::ZERO);
     for _ in 0..=ORDERS_MAX {
-        let address = Address::new("pipe", "there");
-        end.endpoint.reports.tell(Report::Unreachable { address, why: String::new() });
+        let (address, why) = (Address::new("pipe", "there"), String::new());
+        end.endpoint.reports.tell(Report::Unreachable { address, why, refused: None });
     }
     end.endpoint.reports.tell(Report::Down { node: node(1), why: Down::There });
     assert!(ends(&mut end, || false), "a report for which there is no room");

@@ -11,16 +11,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
+use epicserver_wire::Time;
 
 use crate::cpus::Claim;
 use crate::idle::{Crowd, Policy, Step};
 use crate::inlet::Door;
 use crate::io::{Endpoint, IoError, IoOptions, Outlet, Port, Wires, port};
 use crate::park::{Parker, Unparker};
-use crate::worker::now;
-
-/// Rounds of an idle loop between two looks at the clock.
-const IDLE_ROUNDS: u32 = 8;
+use crate::worker::{IDLE_CLOCKS, IDLE_LOOKS, now};
 
 /// What opens the endpoint, on the thread that will drive it.
 pub(crate) struct Opening {
@@ -77,6 +75,7 @@ pub(crate) struct IoSeat {
     pub(crate) parker: Parker,
     pub(crate) unparker: Unparker,
     pub(crate) policy: Policy,
+    pub(crate) crowd: Option<Crowd>,
     pub(crate) crowded: bool,
     pub(crate) claim: Option<Claim>,
 }
@@ -112,32 +111,41 @@ fn work(opening: Opening, mut seat: IoSeat, stop: &AtomicBool) {
         tracing::warn!(%error, "the I/O thread runs unpinned");
     }
     let Some(mut endpoint) = opening.open(&seat.parker) else { return };
-    let mut crowd = Crowd::open().ok();
     let mut time = now();
-    let (mut idle_since, mut rounds) = (time, 0_u32);
+    let mut idle_since = time;
     while !stop.load(Ordering::SeqCst) {
         if endpoint.round(time) {
             time = now();
-            (idle_since, rounds) = (time, 0);
-            continue;
+            idle_since = time;
+        } else {
+            time = be_idle(&mut endpoint, &mut seat, (idle_since, stop));
         }
-        rounds += 1;
-        if !rounds.is_multiple_of(IDLE_ROUNDS) {
-            std::hint::spin_loop();
-            continue;
-        }
-        time = now();
-        let nanos = time.since(idle_since).as_nanos();
-        let crowd = crowd.as_mut().is_some_and(|crowd| crowd.is_crowded(time.as_nanos()));
-        match seat.policy.step(u64::try_from(nanos).unwrap_or(u64::MAX), seat.crowded || crowd) {
-            Step::Spin => std::hint::spin_loop(),
+    }
+    endpoint.shut_down(now());
+}
+
+/// Waits a little, or a lot, for something to do. Says what time it is afterwards.
+fn be_idle(endpoint: &mut Endpoint, seat: &mut IoSeat, (since, stop): (Time, &AtomicBool)) -> Time {
+    for _ in 0..IDLE_CLOCKS {
+        let time = now();
+        let nanos = u64::try_from(time.since(since).as_nanos()).unwrap_or(u64::MAX);
+        let crowd = seat.crowd.as_mut().is_some_and(|crowd| crowd.is_crowded(time.as_nanos()));
+        match seat.policy.step(nanos, seat.crowded || crowd) {
+            Step::Spin => {}
             Step::Yield => std::thread::yield_now(),
             Step::Park => {
                 let work = || stop.load(Ordering::SeqCst);
                 endpoint.wait(&mut seat.parker, (time, None), work);
-                time = now();
+                break;
             }
         }
+        let mut looks = 0..IDLE_LOOKS;
+        if looks.any(|_| {
+            std::hint::spin_loop();
+            endpoint.stirs()
+        }) {
+            break;
+        }
     }
-    endpoint.shut_down(now());
+    now()
 }

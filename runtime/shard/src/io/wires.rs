@@ -8,10 +8,13 @@
 //! What is done with an order; what follows from a report.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use crossbeam_queue::ArrayQueue;
 use epicserver_link::{Address, Down};
+use epicserver_proto::link::{Closed, Refusal};
 use epicserver_wire::NodeId;
 
 use crate::park::Unparker;
@@ -24,8 +27,19 @@ pub(super) const ORDERS_MAX: usize = 1024;
 pub enum Order {
     /// Reach the node at this address.
     Dial(Address),
+    /// Say this to the control thread of a node, if there is a link to it and room on that. It may get lost.
+    Say {
+        /// Which.
+        node: NodeId,
+        /// What.
+        bytes: Vec<u8>,
+    },
     /// Say goodbye to every peer and close every link.
     Close,
+    /// This node is over, or no member any more: close the link to it, and let it make no other.
+    Ban(NodeId),
+    /// This node is another one from now on: links that it has are closed, and the next are of this one.
+    Become(NodeId),
 }
 
 /// What the control thread gets to know.
@@ -39,6 +53,8 @@ pub enum Report {
         node: NodeId,
         /// How many shards it has.
         shards: u16,
+        /// Whether it runs on this host, as far as both say.
+        here: bool,
         /// The address that was dialled, unless the other node has dialled this one.
         dialled: Option<Address>,
     },
@@ -49,6 +65,13 @@ pub enum Report {
         /// Why.
         why: Down,
     },
+    /// The control thread of a node says something. Gets lost if too many reports wait.
+    Control {
+        /// Which.
+        node: NodeId,
+        /// What.
+        bytes: Vec<u8>,
+    },
     /// An address was dialled in vain. Each dial ends by this or by [`Up`](Self::Up), unless more reports
     /// wait than there is room for.
     Unreachable {
@@ -56,21 +79,29 @@ pub enum Report {
         address: Address,
         /// Why.
         why: String,
+        /// What one end had against the other, if the address led to a node.
+        refused: Option<Refusal>,
     },
 }
 
 /// What the endpoint and the control thread share.
-#[derive(Debug)]
 pub struct Wires {
     pub(super) orders: ArrayQueue<Order>,
     reports: ArrayQueue<Report>,
+    /// Links that were refused at either end, by the reason's place in [`Refusal::ALL`].
+    refused: [AtomicU64; Refusal::ALL.len()],
     unparker: Unparker,
+    /// Tells the control thread that there are reports.
+    bell: OnceLock<Bell>,
 }
+
+type Bell = Box<dyn Fn() + Send + Sync>;
 
 impl Wires {
     pub(crate) fn new(unparker: Unparker) -> Arc<Self> {
         let (orders, reports) = (ArrayQueue::new(ORDERS_MAX), ArrayQueue::new(ORDERS_MAX));
-        Arc::new(Self { orders, reports, unparker })
+        let refused = [const { AtomicU64::new(0) }; Refusal::ALL.len()];
+        Arc::new(Self { orders, reports, refused, unparker, bell: OnceLock::new() })
     }
 
     /// Gives an order. Says `false` if too many wait already.
@@ -80,10 +111,45 @@ impl Wires {
         given
     }
 
+    /// From now on `ring` is called, by the endpoint's thread, when there is a report. It must not block. Only the first
+    /// that is given counts.
+    pub fn on_report(&self, ring: impl Fn() + Send + Sync + 'static) {
+        drop(self.bell.set(Box::new(ring)));
+    }
+
+    fn report_this(&self, report: Report) -> Result<(), Report> {
+        self.reports.push(report)?;
+        if let Some(bell) = self.bell.get() {
+            bell();
+        }
+        Ok(())
+    }
+
     /// The next report, if there is one.
     #[must_use]
     pub fn report(&self) -> Option<Report> {
         self.reports.pop()
+    }
+
+    /// How many links have ended since the start because one end did not want the other, for this reason;
+    /// whichever end that was, and whichever has dialled.
+    #[must_use]
+    pub fn refused(&self, why: Refusal) -> u64 {
+        let counter = Refusal::ALL.iter().zip(&self.refused).find(|(known, _)| **known == why);
+        counter.map_or(0, |(_, counter)| counter.load(Ordering::Relaxed))
+    }
+
+    fn count(&self, why: Refusal) {
+        let mut counters = Refusal::ALL.iter().zip(&self.refused);
+        if let Some((_, counter)) = counters.find(|(known, _)| **known == why) {
+            counter.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl fmt::Debug for Wires {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Wires").field("reports", &self.reports.len()).finish_non_exhaustive()
     }
 }
 
@@ -105,6 +171,13 @@ impl Reports {
         !self.late.is_empty()
     }
 
+    /// Counts a link that ends so, if one end did not want the other, and says what it had against it.
+    pub(crate) fn refused(&self, closed: Option<&Closed>) -> Option<Refusal> {
+        let (Closed::Refused(why) | Closed::RefusedThere(why)) = closed? else { return None };
+        self.wires.count(*why);
+        Some(*why)
+    }
+
     /// Reports, now or once there is room.
     pub(crate) fn tell(&mut self, report: Report) {
         match report {
@@ -112,9 +185,10 @@ impl Reports {
                 drop(self.late.insert(node, report));
                 self.catch_up();
             }
-            // The first report of all finds room, and an address of which nothing is said is dialled again.
-            Report::Listening(_) | Report::Unreachable { .. } => {
-                drop(self.wires.reports.push(report));
+            // The first report of all finds room, an address of which nothing is said is dialled again, and control
+            // threads say again what nobody answers.
+            Report::Listening(_) | Report::Control { .. } | Report::Unreachable { .. } => {
+                drop(self.wires.report_this(report));
             }
         }
     }
@@ -122,7 +196,7 @@ impl Reports {
     /// Reports what there is room for by now.
     pub(crate) fn catch_up(&mut self) {
         while let Some((node, report)) = self.late.pop_first() {
-            if let Err(report) = self.wires.reports.push(report) {
+            if let Err(report) = self.wires.report_this(report) {
                 drop(self.late.insert(node, report));
                 return;
             }
@@ -135,13 +209,16 @@ mod tests {
     use super::*;
 
     fn up(node: u64, shards: u16) -> Report {
-        Report::Up { node: NodeId::new(node), shards, dialled: None }
+        Report::Up { node: NodeId::new(node), shards, here: true, dialled: None }
     }
 
     fn nodes(wires: &Wires) -> Vec<(u64, u16)> {
         let up = |report| match report {
             Report::Up { node, shards, .. } => Some((node.as_u64(), shards)),
-            Report::Listening(_) | Report::Down { .. } | Report::Unreachable { .. } => None,
+            Report::Listening(_)
+            | Report::Down { .. }
+            | Report::Control { .. }
+            | Report::Unreachable { .. } => None,
         };
         std::iter::from_fn(|| wires.report()).filter_map(up).collect()
     }
@@ -153,7 +230,8 @@ mod tests {
         let mut reports = Reports::new(Arc::clone(&wires));
         let address = Address::new("tcp", "127.0.0.1:1");
         for _ in 0..=ORDERS_MAX {
-            reports.tell(Report::Unreachable { address: address.clone(), why: String::new() });
+            let (address, why) = (address.clone(), String::new());
+            reports.tell(Report::Unreachable { address, why, refused: None });
         }
         reports.tell(up(2, 1));
         reports.tell(up(1, 1));

@@ -112,6 +112,14 @@ impl Ring {
         self.enter(0, None)
     }
 
+    /// Whether there is anything to submit, to make or to take.
+    pub(super) fn stirs(&mut self) -> bool {
+        let queue = self.ring.submission();
+        let stirs = !queue.is_empty() || queue.taskrun() || queue.cq_overflow();
+        drop(queue);
+        stirs || !self.early.is_empty() || !self.ring.completion().is_empty()
+    }
+
     /// Submits, and has the kernel make the completions that are due. Does not block, and makes no system
     /// call if there is nothing to submit or to make.
     pub(super) fn turn(&mut self) -> io::Result<()> {

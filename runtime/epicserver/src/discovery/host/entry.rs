@@ -1,7 +1,7 @@
 //! Entries: what one node's file says.
 //!
 //! # Not here
-//! Files. The invariants: they are in `discovery`.
+//! Files. The invariants: they are in `host`.
 
 use epicserver_link::Address;
 use epicserver_wire::NodeId;
@@ -71,7 +71,7 @@ pub(super) fn node_of(name: &str) -> Option<NodeId> {
 }
 
 /// The node that is written `text`: one way to write each.
-fn parse_node(text: &str) -> Option<NodeId> {
+pub(in crate::discovery) fn parse_node(text: &str) -> Option<NodeId> {
     let node = NodeId::new(u64::from_str_radix(text, 16).ok()?);
     (node.to_string() == text).then_some(node)
 }

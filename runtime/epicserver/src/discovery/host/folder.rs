@@ -1,7 +1,7 @@
 //! A fabric's folder: entries written whole, locked, read with suspicion.
 //!
 //! # Not here
-//! What entries say: that is `entry`. The invariants: they are in `discovery`.
+//! What entries say: that is `entry`. The invariants: they are in `host`.
 
 use std::fs::File;
 use std::io::{Read, Write};

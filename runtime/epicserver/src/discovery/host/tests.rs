@@ -50,7 +50,7 @@ impl Folder {
     /// A process that has published.
     fn child(&self) -> Child {
         let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["discovery::tests::a_child_publishes_and_waits", "--exact", "--nocapture"])
+            .args(["discovery::host::tests::a_child_publishes_and_waits", "--exact", "--nocapture"])
             .env(CHILD_RUN_DIR, &self.0)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

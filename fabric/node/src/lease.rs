@@ -1,0 +1,203 @@
+//! The lease: the time until which the node may act, and what becomes of all that it holds when it may not any more.
+//!
+//! # Invariants
+//! - **N23** (I1) Past its lease a shard runs no turn and sends nothing, by the time that it is told with each event.
+//! - **N21** What happens meanwhile waits in its order, at most [`limits::BACKLOG_MAX`] things, and comes before what
+//!   happens later.
+//! - **N22** Nothing that a node held before it was evicted runs after that, no hook either.
+//!
+//! # Not here
+//! How a lease is renewed, and who ends it.
+
+use std::collections::VecDeque;
+
+use epicserver_entity::{Answer, Desk};
+use epicserver_wire::header::Violation;
+use epicserver_wire::{CallError, ErrorKind, Ran, Time, Token, limits};
+
+use crate::config::Fault;
+use crate::core::{Core, Ready};
+use crate::outside::Inlet;
+use crate::realm::{Realm, Traffic};
+use crate::tokens::Way;
+use crate::{Effect, Event, Message, Notice};
+
+const FLOOD: Violation = Violation::Unexpected("more than is kept while the lease has lapsed");
+
+impl Core {
+    /// The node may act until then.
+    pub(crate) fn lease(&self, until: Time) {
+        if self.config.fault != Some(Fault::NoLeaseCheck) {
+            self.until.set(until);
+        }
+        self.set_gate();
+    }
+
+    /// Events are handled as they come until then: while some wait, none is.
+    fn set_gate(&self) {
+        let waits = !self.backlog.borrow().is_empty();
+        self.gate.set(if waits { Time::ZERO } else { self.until.get() });
+    }
+
+    /// Whether the node may not act (**N23**).
+    #[inline]
+    pub(crate) fn is_lapsed(&self) -> bool {
+        self.time() >= self.until.get()
+    }
+
+    /// Whether events wait, and may not.
+    pub(crate) fn has_backlog(&self) -> bool {
+        !self.is_lapsed() && !self.backlog.borrow().is_empty()
+    }
+
+    /// Gives the event back if it is to be handled now.
+    #[inline]
+    pub(crate) fn keep_back(&self, event: Event) -> Option<Event> {
+        if self.time() < self.gate.get() { Some(event) } else { self.keep(event) }
+    }
+
+    #[cold]
+    fn keep(&self, event: Event) -> Option<Event> {
+        match event {
+            // Nothing runs for these.
+            Event::Message(Message::Reply { .. })
+            | Event::Completed { .. }
+            | Event::Woken(_)
+            | Event::Sent { .. }
+            | Event::LinkRoom(_)
+            | Event::Evicted
+            | Event::Stop => Some(event),
+            // It cannot wait, and needs no lease.
+            Event::Close if self.is_lapsed() => Some(event),
+            Event::Message(_)
+            | Event::Outside(_)
+            | Event::Root(_)
+            | Event::View(_)
+            | Event::LinkUp(_)
+            | Event::LinkDown(_)
+            | Event::Packet { .. }
+            | Event::Close => {
+                self.put_back(event);
+                None
+            }
+        }
+    }
+
+    fn put_back(&self, event: Event) {
+        // Of all others there are no more than tokens, links, shards and views.
+        if self.backlog.borrow().len() < limits::BACKLOG_MAX {
+            self.backlog.borrow_mut().push_back(event);
+        } else if let Event::Outside(inlet) = event {
+            refuse(inlet, ErrorKind::Overloaded);
+        } else if let Event::Root(_) = event {
+            self.effect(Effect::Notice(Notice::SpawnRefused));
+        } else if let Event::Packet { link, .. } = event {
+            self.effect(Effect::Close { link, why: FLOOD });
+        } else {
+            self.backlog.borrow_mut().push_back(event);
+        }
+        self.set_gate();
+    }
+
+    /// The first event that waits.
+    pub(crate) fn next_kept(&self) -> Option<Event> {
+        let event = self.backlog.borrow_mut().pop_front();
+        self.set_gate();
+        event
+    }
+
+    /// The node is none any more: all that it holds is dropped (**N22**), and whoever waits here is told.
+    pub(crate) fn evict(&self, desk: &Desk) {
+        self.evicting.set(true);
+        self.traffic.set(Traffic::Calm);
+        self.direct_calls.set(false);
+        let realm =
+            std::mem::replace(&mut *self.realm.borrow_mut(), Realm::new(self.config.shards));
+        self.forget_realm(desk, realm);
+        self.drop_links(desk);
+        self.drop_backlog();
+        self.drop_activations(desk);
+        let calls: Vec<Token> = desk.tickets().borrow().waiting().collect();
+        for token in calls.into_iter().filter(|token| self.is_call(*token)) {
+            let ran = if self.way(token) == Way::Waits { Ran::No } else { Ran::Unknown };
+            let error = CallError::new(ErrorKind::NodeLost, ran, self.chain_of(token));
+            self.complete(desk, token, Answer::Failed(error));
+        }
+        let ready = std::mem::take(&mut *self.ready.borrow_mut());
+        for one in ready {
+            match one {
+                Ready::Call(request) => request.recycle(),
+                Ready::Turn(_) => self.push(one),
+                Ready::Mail(_) | Ready::Deactivate(_) | Ready::Sweep => {}
+            }
+        }
+        self.sweep_ready.set(false);
+        self.drain_due.set(Time::MAX);
+        self.hold_due.set(Time::MAX);
+        self.evicting.set(false);
+        self.tune();
+    }
+
+    fn forget_realm(&self, desk: &Desk, mut realm: Realm) {
+        for held in std::mem::take(&mut realm.held).into_values().flatten() {
+            self.refuse(desk, held.request, ErrorKind::NodeLost);
+        }
+        let waiting = realm.ways.iter_mut().flat_map(|way| way.take());
+        let ahead = std::mem::take(&mut realm.ahead).into_iter().map(|(_, _, posted)| posted);
+        for posted in waiting.chain(ahead).collect::<Vec<_>>() {
+            self.refuse(desk, posted.request, ErrorKind::NodeLost);
+        }
+        let again = self.again.take();
+        again.into_iter().for_each(|posted| self.refuse(desk, posted.request, ErrorKind::NodeLost));
+    }
+
+    fn drop_backlog(&self) {
+        let mut kept = VecDeque::new();
+        for event in self.backlog.take() {
+            match event {
+                Event::Outside(inlet) => refuse(inlet, ErrorKind::NodeLost),
+                // What belongs to no entity goes on as whatever the node will be.
+                Event::Root(_) | Event::Close => kept.push_back(event),
+                Event::Message(Message::Call(request) | Message::Returned { request, .. }) => {
+                    request.recycle();
+                }
+                Event::Message(_)
+                | Event::Completed { .. }
+                | Event::Woken(_)
+                | Event::Sent { .. }
+                | Event::View(_)
+                | Event::LinkUp(_)
+                | Event::LinkDown(_)
+                | Event::LinkRoom(_)
+                | Event::Packet { .. }
+                | Event::Evicted
+                | Event::Stop => {}
+            }
+        }
+        self.backlog.replace(kept);
+        self.set_gate();
+    }
+
+    fn drop_activations(&self, desk: &Desk) {
+        loop {
+            let oldest = (0..self.config.registry.entities().count())
+                .find_map(|list| self.table.borrow().oldest(list));
+            let Some(place) = oldest else { return };
+            while let Some(mail) = self.table.borrow_mut().pop(place) {
+                self.refuse_mail(desk, mail, ErrorKind::NodeLost);
+            }
+            let turns: Vec<u32> = self.table.borrow().turns_of(place).collect();
+            turns.into_iter().for_each(|turn| self.end_turn(desk, turn, ErrorKind::NodeLost));
+            self.named.borrow_mut().remove(place);
+            self.take_out(place);
+        }
+    }
+}
+
+fn refuse(inlet: Inlet, kind: ErrorKind) {
+    let error = CallError::refused(kind, epicserver_wire::ChainId::NONE);
+    inlet.request.recycle();
+    if let Some(pending) = inlet.pending {
+        pending.answer(Answer::Failed(error));
+    }
+}

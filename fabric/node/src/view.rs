@@ -1,0 +1,126 @@
+//! A new view: what it takes, what it gives, and what has to be asked before calls find their way by it.
+//!
+//! # Invariants
+//! - **N20** A shard serves as one node until it is evicted.
+//!
+//! # Not here
+//! Who decides on views.
+
+use std::sync::Arc;
+
+use epicserver_entity::Desk;
+use epicserver_proto::Ownership;
+use epicserver_wire::header::Violation;
+use epicserver_wire::{Born, ClassId, LinkId, ShardId};
+
+use crate::Effect;
+use crate::core::Core;
+use crate::realm::{Lane, Traffic};
+
+/// A peer that does not decide what was said to it while so many views pass is given up.
+const DEAF: Violation = Violation::Unexpected("no answer to a flush over too many views");
+
+impl Core {
+    /// This is who owns what from now on. Older snapshots than the present one are passed over.
+    ///
+    /// # Panics
+    /// If it is of another node than the one before (**N20**).
+    pub(crate) fn view(&self, desk: &Desk, now: Arc<Ownership>) {
+        let before = self.realm.borrow_mut().ownership.take();
+        if let Some(before) = &before {
+            assert!(before.me() == now.me(), "N20: what is served as one node is not as another");
+            if now.number() < before.number() {
+                self.realm.borrow_mut().ownership = Some(Arc::clone(before));
+                return;
+            }
+        }
+        let turned = before.as_ref().is_none_or(|before| before.number() < now.number());
+        let forgets = self.realm.borrow_mut().trail.turn(before.as_deref(), &now);
+        if let Some(before) = &before {
+            self.lose(now.lost_since(before), now.number());
+        }
+        let homeless = self.remote.borrow_mut().turn(&now);
+        let ahead = {
+            let realm = &mut *self.realm.borrow_mut();
+            realm.sweeps.extend(realm.held.keys().copied());
+            realm.reports = true;
+            realm.ownership = Some(Arc::clone(&now));
+            std::mem::take(&mut realm.ahead)
+        };
+        self.born.set(Born::under(now.number()));
+        let classes = self.config.registry.entities().map(|info| info.class);
+        self.alone.set(now.is_alone(classes.filter(|class| *class != ClassId::STATELESS)));
+        self.hang_up(forgets);
+        if turned {
+            self.announce(desk);
+        }
+        self.tune();
+        self.schedule_sweep();
+        for (view, lane, posted) in ahead {
+            self.realm.borrow_mut().queued -= 1;
+            match lane {
+                Some(lane) => self.line_up(desk, lane, view, posted),
+                None => self.go_on(desk, [posted]),
+            }
+        }
+        self.go_on(desk, homeless);
+        // What waited for the members leaves before what is said from now on (I4).
+        self.again(desk);
+        self.answer_flushes(desk);
+        self.trim();
+    }
+
+    /// Links over which something has been undecided since views that are forgotten.
+    fn hang_up(&self, forgets: Option<u64>) {
+        let Some(floor) = forgets else { return };
+        let deaf: Vec<LinkId> = self.remote.borrow_mut().undecided_before(floor).collect();
+        deaf.into_iter().for_each(|link| self.effect(Effect::Close { link, why: DEAF }));
+    }
+
+    /// Every shard to which this one has said something is asked to decide it.
+    fn announce(&self, desk: &Desk) {
+        let here = (0..self.config.shards).map(|shard| Lane::Here(ShardId::new(shard)));
+        let there: Vec<Lane> = self.remote.borrow_mut().used().collect();
+        here.chain(there).collect::<Vec<Lane>>().into_iter().for_each(|lane| self.ask(desk, lane));
+    }
+
+    /// Earlier views that are of no more use are forgotten.
+    pub(crate) fn trim(&self) {
+        {
+            let (realm, remote) = (&mut *self.realm.borrow_mut(), &mut *self.remote.borrow_mut());
+            if realm.pending == 0
+                && !realm.trail.is_empty()
+                && let Some(ownership) = &realm.ownership
+            {
+                let held = ownership.past().first().map(|(number, _)| *number);
+                let said = realm.ways.iter().filter_map(|way| way.undecided_since());
+                let said = said.chain(remote.undecided()).min();
+                let floor = held.into_iter().chain(said).chain([ownership.number()]).min();
+                realm.trail.trim(floor.unwrap_or(0));
+                if realm.trail.is_empty() {
+                    realm.bypassed.clear();
+                }
+            }
+        }
+        self.tune();
+    }
+
+    /// How calls find their way now, and whether some may run directly.
+    pub(crate) fn tune(&self) {
+        self.tunes.set(false);
+        if !self.config.fabric {
+            return;
+        }
+        let realm = &*self.realm.borrow();
+        let moves = realm.is_sweeping() || realm.held_count > 0 || realm.pending > 0;
+        let busy = moves || !realm.trail.is_empty() || !realm.drains.is_empty();
+        self.traffic.set(match (busy, self.alone.get()) {
+            (true, _) => Traffic::Busy,
+            (false, true) => Traffic::Alone,
+            (false, false) => Traffic::Calm,
+        });
+        let waits = moves || realm.queued > 0 || !self.again.borrow().is_empty();
+        let direct = self.config.direct && realm.ownership.is_some() && !waits;
+        self.direct_calls.set(direct);
+    }
+}

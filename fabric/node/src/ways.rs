@@ -1,0 +1,375 @@
+//! The caller's side of a change of owners: what may leave, and what waits until its old owner has had its say.
+//!
+//! # Invariants
+//! - **N11** A call leaves for the new owner of its slot once each one who lost the slot, and can be reached, has
+//!   given back what it had of this shard's calls, or lets it in itself (I3, I4).
+//! - **N12** What waits here for a view or a flush is at most [`limits::UNSENT_MAX`], and has not run.
+//!
+//! # Not here
+//! What the old owner does (`empty`). Links that have no room (`remote`).
+
+use epicserver_entity::{Caller, Desk};
+use epicserver_proto::passage::{Emptying, Passage, Verdict};
+use epicserver_proto::{Lost, Site, SlotId};
+use epicserver_wire::header::Violation;
+use epicserver_wire::{ClassId, ErrorKind, limits};
+
+use crate::config::Fault;
+use crate::core::Core;
+use crate::realm::{Lane, Realm, Traffic};
+use crate::remote::{Posted, Remote};
+use crate::tokens::Way;
+use crate::{Effect, Message};
+
+/// What is to be done with a call while slots are on the move.
+enum Step {
+    Go,
+    Wait(Lane),
+    Try(Lane),
+}
+
+/// The passage to `lane`, if it can be reached.
+fn passage_to<'a>(
+    realm: &'a mut Realm,
+    remote: &'a mut Remote,
+    lane: Lane,
+) -> Option<&'a mut Passage<Posted>> {
+    match lane {
+        Lane::Here(shard) => realm.ways.get_mut(shard.index()),
+        Lane::There(link, shard) => remote.by_link(link)?.1.passages.get_mut(shard.index()),
+    }
+}
+
+impl Core {
+    /// Sends a call to whoever owns its callee.
+    pub(crate) fn direct(&self, desk: &Desk, posted: Posted, now: bool) {
+        let site = self.realm.borrow().ownership.as_ref().map(|o| o.site(posted.request.to()));
+        let Some(site) = site else { return self.await_view(desk, (1, None), posted) };
+        let posted = match self.traffic.get() {
+            Traffic::Alone | Traffic::Calm => posted,
+            Traffic::Busy => match self.pass(desk, posted) {
+                Some(posted) => posted,
+                None => return,
+            },
+        };
+        match site {
+            Site::Served | Site::Awaited => self.to_shard(desk, posted.request, site, now),
+            Site::There(at) => self.post_to_member(desk, at, posted),
+            Site::Nowhere if posted.request.to().class() == ClassId::STATELESS => {
+                self.deliver(desk, posted.request, now);
+            }
+            Site::Nowhere => self.refuse(desk, posted.request, ErrorKind::Nowhere),
+        }
+    }
+
+    /// Gives the call back if it may go to its owner (**N11**).
+    fn pass(&self, desk: &Desk, posted: Posted) -> Option<Posted> {
+        let step = {
+            let (realm, remote) = (&mut *self.realm.borrow_mut(), &mut *self.remote.borrow_mut());
+            self.step_of(realm, remote, &posted)
+        };
+        match step {
+            Step::Go => return Some(posted),
+            Step::Wait(lane) => {
+                self.ask_unless_asked(desk, lane);
+                self.stand(desk, posted, |passage, posted| passage.wait(posted), lane);
+            }
+            Step::Try(Lane::Here(shard)) if shard == self.shard_id() => {
+                self.deliver(desk, posted.request, false);
+            }
+            Step::Try(lane) => {
+                {
+                    let (realm, remote) =
+                        (&mut *self.realm.borrow_mut(), &mut *self.remote.borrow_mut());
+                    if let Some(passage) = passage_to(realm, remote, lane) {
+                        passage.try_one();
+                    }
+                }
+                self.count(|c| c.tried += 1);
+                let stays = match lane {
+                    Lane::Here(shard) => {
+                        let Posted { request, token, maker, tried } = posted;
+                        let stays = self.to_ring(shard, request);
+                        stays.map(|request| Posted { request, token, maker, tried })
+                    }
+                    Lane::There(link, _) => self.post_now(desk, link, posted),
+                };
+                if let Some(posted) = stays {
+                    // A flush must find nothing on its way there that has not left.
+                    self.ask_unless_asked(desk, lane);
+                    self.stand(desk, posted, |passage, posted| passage.wait(posted), lane);
+                }
+            }
+        }
+        None
+    }
+
+    fn step_of(&self, realm: &mut Realm, remote: &mut Remote, posted: &Posted) -> Step {
+        let Some(ownership) = realm.ownership.clone() else { return Step::Go };
+        let (to, slot) = (posted.request.to(), SlotId::of(posted.request.to()));
+        let losers: Vec<Lost> = realm.trail.losers(&ownership, slot).collect();
+        let owner = ownership.directory().owner_of(slot.class, slot.index);
+        for lost in losers {
+            let lane = if lost.node == ownership.me() {
+                Lane::Here(to.shard(self.config.shards))
+            } else if let Some(link) = remote.link_to(lost.node) {
+                Lane::There(link.id, link.lane_of(to))
+            } else {
+                realm.bypassed.insert(slot);
+                continue;
+            };
+            let bypassed = realm.bypassed.contains(&slot);
+            let Some(passage) = passage_to(realm, remote, lane) else { continue };
+            if passage.is_new() && bypassed {
+                continue;
+            }
+            let began_before = posted.request.head().path.born().is_before(lost.view);
+            let may_try = !posted.tried && owner != Some(lost.node) && began_before;
+            match passage.verdict(lost.view, slot, may_try) {
+                Verdict::Clear => {}
+                Verdict::Wait if self.config.fault == Some(Fault::ResendBeforeFlushed) => {}
+                Verdict::Wait => return Step::Wait(lane),
+                Verdict::Try if lane != Lane::Here(self.shard_id()) => return Step::Try(lane),
+                Verdict::Try if self.may_enter(realm, slot, &posted.request) => {
+                    return Step::Try(lane);
+                }
+                Verdict::Try => {}
+            }
+        }
+        Step::Go
+    }
+
+    /// Has a call wait where `put` puts it.
+    fn stand(
+        &self,
+        desk: &Desk,
+        posted: Posted,
+        put: impl FnOnce(&mut Passage<Posted>, Posted),
+        lane: Lane,
+    ) {
+        if !self.may_queue(desk) {
+            return self.refuse(desk, posted.request, ErrorKind::Overloaded);
+        }
+        self.waits(&posted);
+        let (realm, remote) = (&mut *self.realm.borrow_mut(), &mut *self.remote.borrow_mut());
+        if let Some(passage) = passage_to(realm, remote, lane) {
+            put(passage, posted);
+            realm.queued += 1;
+        }
+        self.direct_calls.set(false);
+    }
+
+    /// Whether one more may wait (**N12**). Those that have given up take no room.
+    fn may_queue(&self, desk: &Desk) -> bool {
+        let full = || self.realm.borrow().queued >= limits::UNSENT_MAX as usize;
+        if full() && self.purged.replace(self.time()) != self.time() {
+            self.purge(desk);
+        }
+        !full()
+    }
+
+    fn purge(&self, desk: &Desk) {
+        let late = {
+            let (realm, remote) = (&mut *self.realm.borrow_mut(), &mut *self.remote.borrow_mut());
+            let is_late = |posted: &Posted| self.is_late(desk, posted);
+            let mut late = Vec::new();
+            for passage in realm.ways.iter_mut().chain(remote.passages()) {
+                late.extend(passage.extract(is_late));
+            }
+            for (view, lane, posted) in std::mem::take(&mut realm.ahead) {
+                if is_late(&posted) {
+                    late.push(posted);
+                } else {
+                    realm.ahead.push_back((view, lane, posted));
+                }
+            }
+            realm.queued -= late.len();
+            late
+        };
+        late.into_iter().for_each(|posted| self.end_late(desk, posted));
+    }
+
+    /// Whether nothing is to become of a call any more: its deadline has passed.
+    pub(crate) fn is_late(&self, desk: &Desk, posted: &Posted) -> bool {
+        let waits = posted.token.is_some_and(|token| desk.tickets().borrow_mut().waits(token));
+        !waits && posted.request.head().deadline <= self.time()
+    }
+
+    pub(crate) fn end_late(&self, desk: &Desk, posted: Posted) {
+        match posted.token {
+            // Its caller was told when the deadline passed.
+            Some(_) => posted.request.recycle(),
+            None => self.refuse(desk, posted.request, ErrorKind::Deadline),
+        }
+    }
+
+    /// A call that has waited goes on, unless its deadline has passed. Whoever gave up the answer did not give up
+    /// the work: it goes on as a tell.
+    pub(crate) fn revive(&self, desk: &Desk, mut posted: Posted) -> Option<Posted> {
+        if self.is_late(desk, &posted) {
+            self.end_late(desk, posted);
+            return None;
+        }
+        self.drop_token(desk, &mut posted);
+        if let Some(token) = posted.token {
+            self.set_way(token, Way::Here);
+        }
+        Some(posted)
+    }
+
+    /// If its maker has given up the answer, a call is a tell from now on.
+    pub(crate) fn drop_token(&self, desk: &Desk, posted: &mut Posted) {
+        let waits = |token| desk.tickets().borrow_mut().waits(token);
+        if posted.token.take_if(|token| !waits(*token)).is_some() {
+            posted.request.head_mut().caller = Caller::Nobody;
+        }
+    }
+
+    fn waits(&self, posted: &Posted) {
+        if let Some(token) = posted.token {
+            self.set_way(token, Way::Waits);
+        }
+    }
+
+    /// Has a call wait for a view of at least the number `view`.
+    fn await_view(&self, desk: &Desk, (view, lane): (u64, Option<Lane>), posted: Posted) {
+        if self.evicting.get() {
+            return posted.request.recycle();
+        }
+        if !self.may_queue(desk) {
+            return self.refuse(desk, posted.request, ErrorKind::Overloaded);
+        }
+        self.waits(&posted);
+        let mut realm = self.realm.borrow_mut();
+        realm.ahead.push_back((view, lane, posted));
+        realm.queued += 1;
+        self.direct_calls.set(false);
+    }
+
+    /// Somebody knows a later view than this shard.
+    pub(crate) fn behind(&self, view: u64) {
+        let mut realm = self.realm.borrow_mut();
+        if view > realm.asked_for.max(realm.number()) {
+            realm.asked_for = view;
+            self.effect(Effect::Behind { view });
+        }
+    }
+
+    fn ask_unless_asked(&self, desk: &Desk, lane: Lane) {
+        let pending = {
+            let (realm, remote) = (&mut *self.realm.borrow_mut(), &mut *self.remote.borrow_mut());
+            passage_to(realm, remote, lane).is_none_or(|passage| passage.is_pending())
+        };
+        if !pending {
+            self.ask(desk, lane);
+        }
+    }
+
+    /// Asks a shard to decide what was said to it before.
+    pub(crate) fn ask(&self, desk: &Desk, lane: Lane) {
+        let view = {
+            let (realm, remote) = (&mut *self.realm.borrow_mut(), &mut *self.remote.borrow_mut());
+            let view = realm.number();
+            let Some(passage) = passage_to(realm, remote, lane) else { return };
+            let first = !passage.is_pending();
+            passage.ask();
+            realm.pending += usize::from(first);
+            if let Lane::There(link, shard) = lane {
+                remote.flush_by(link, shard, view);
+            }
+            view
+        };
+        match lane {
+            Lane::Here(shard) if shard == self.shard_id() => self.answer_flushes(desk),
+            Lane::Here(to) => {
+                let message = Message::Flush { from: self.shard_id(), view };
+                self.effect(Effect::Send { to, message });
+            }
+            Lane::There(..) => {}
+        }
+    }
+
+    /// A shard has decided what was said to it before `view`: what waited goes on.
+    pub(crate) fn flushed(
+        &self,
+        desk: &Desk,
+        lane: Lane,
+        view: u64,
+        emptying: Emptying,
+    ) -> Result<(), Violation> {
+        let freed: Vec<Posted> = {
+            let (realm, remote) = (&mut *self.realm.borrow_mut(), &mut *self.remote.borrow_mut());
+            let Some(passage) = passage_to(realm, remote, lane) else { return Ok(()) };
+            if !passage.flushed(view, emptying)? {
+                return Ok(());
+            }
+            let freed: Vec<Posted> = passage.take().collect();
+            realm.pending -= 1;
+            realm.queued -= freed.len();
+            freed
+        };
+        self.go_on(desk, freed);
+        self.trim();
+        Ok(())
+    }
+
+    /// What has waited goes on, in its order.
+    pub(crate) fn go_on(&self, desk: &Desk, freed: impl IntoIterator<Item = Posted>) {
+        for posted in freed {
+            if let Some(posted) = self.revive(desk, posted) {
+                self.direct(desk, posted, false);
+            }
+        }
+    }
+
+    /// A call that `lane` had comes back from there: it has not run.
+    pub(crate) fn came_back(&self, desk: &Desk, lane: Lane, view: u64, mut posted: Posted) {
+        posted.tried = true;
+        self.count(|c| c.moved += 1);
+        self.line_up(desk, lane, view, posted);
+    }
+
+    /// A call that `lane` gave back, knowing the view of the number `view`, waits until that has no others.
+    pub(crate) fn line_up(&self, desk: &Desk, lane: Lane, view: u64, posted: Posted) {
+        if view > self.realm.borrow().number() {
+            self.behind(view);
+            return self.await_view(desk, (view, Some(lane)), posted);
+        }
+        match self.fate_of(lane, &posted) {
+            Fate::Free => self.go_on(desk, [posted]),
+            // It knows of no later view and is the owner by this one: soon it will know that.
+            Fate::Again => self.send_again(desk, posted),
+            Fate::Waits => {
+                self.ask_unless_asked(desk, lane);
+                self.stand(desk, posted, |passage, posted| passage.give_back(posted), lane);
+            }
+        }
+    }
+
+    /// What a call waits for that `lane` has given back.
+    fn fate_of(&self, lane: Lane, posted: &Posted) -> Fate {
+        let (realm, remote) = (&mut *self.realm.borrow_mut(), &mut *self.remote.borrow_mut());
+        let Some(ownership) = realm.ownership.clone() else { return Fate::Free };
+        let owner = ownership.directory().owner(posted.request.to());
+        let (there, own) = match lane {
+            Lane::Here(shard) => (Some(ownership.me()), shard == self.shard_id()),
+            Lane::There(link, _) => (remote.node_of(link), false),
+        };
+        match passage_to(realm, remote, lane) {
+            // Nobody is there any more who could have others.
+            None => Fate::Free,
+            Some(passage) if passage.is_pending() => Fate::Waits,
+            // It has none but this one.
+            Some(_) if own => Fate::Free,
+            Some(_) if owner.is_some() && owner == there => Fate::Again,
+            Some(_) => Fate::Waits,
+        }
+    }
+}
+
+/// What a call waits for that was given back.
+enum Fate {
+    Free,
+    Again,
+    Waits,
+}

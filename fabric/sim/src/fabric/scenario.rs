@@ -1,0 +1,242 @@
+//! Scenarios: what a run is made of, as a file says it.
+//!
+//! # Not here
+//! What is drawn from a seed within these bounds.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+
+/// Why a scenario cannot be run.
+#[derive(Debug)]
+pub struct ScenarioError(String);
+
+impl std::fmt::Display for ScenarioError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for ScenarioError {}
+
+/// What a run is made of.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Scenario {
+    /// What it is called.
+    pub name: String,
+    /// Hosts.
+    pub(super) nodes: usize,
+    /// How long they take to begin, one after another.
+    #[serde(default)]
+    pub(super) begin_s: f64,
+    /// The most shards that one has.
+    #[serde(default = "one")]
+    pub(super) shards: u16,
+    /// Placement classes beside the default one, each offered by about half of the hosts.
+    #[serde(default)]
+    pub(super) classes: Vec<String>,
+    /// Whether hosts weigh differently.
+    #[serde(default)]
+    pub(super) weights: bool,
+    /// How long things go wrong.
+    #[serde(default)]
+    pub(super) faulty_s: f64,
+    /// How long it may take after that until all is as it should be.
+    pub(super) calm_s: f64,
+    #[serde(default)]
+    pub(super) net: Net,
+    #[serde(default)]
+    pub(super) coordinator: Answers,
+    #[serde(default)]
+    pub(super) clocks: Clocks,
+    #[serde(default)]
+    pub(super) work: Work,
+    #[serde(default)]
+    pub(super) faults: Faults,
+    #[serde(default)]
+    pub(super) timeline: Vec<Entry>,
+}
+
+fn one() -> u16 {
+    1
+}
+
+/// The network between hosts. Shares are of 1.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Net {
+    pub(super) delay_ms: f64,
+    pub(super) lost: f64,
+    pub(super) twice: f64,
+    /// Messages that take up to a second longer.
+    pub(super) slow: f64,
+}
+
+impl Default for Net {
+    fn default() -> Self {
+        Self { delay_ms: 2.0, lost: 0.0, twice: 0.0, slow: 0.0 }
+    }
+}
+
+/// How the coordinator answers.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Answers {
+    pub(super) delay_ms: f64,
+    /// Answers that take up to twice as long as anybody waits.
+    pub(super) slow: f64,
+    /// Questions that are not done, or done, and end without an answer.
+    pub(super) unknown: f64,
+}
+
+impl Default for Answers {
+    fn default() -> Self {
+        Self { delay_ms: 5.0, slow: 0.0, unknown: 0.0 }
+    }
+}
+
+/// The hosts' clocks.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Clocks {
+    pub(super) skew_s: u64,
+    pub(super) drift_ppm: u64,
+}
+
+impl Default for Clocks {
+    fn default() -> Self {
+        Self { skew_s: 1_000, drift_ppm: 500 }
+    }
+}
+
+/// What shards do.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Work {
+    /// Turns that write, in the whole fabric, a second.
+    pub(super) turns_s: f64,
+    /// Writes that arrive up to `late_s` later.
+    pub(super) late: f64,
+    pub(super) late_s: f64,
+    /// How long it takes to drain slots: as a rule, and for this share of all cases.
+    pub(super) drain_ms: f64,
+    pub(super) drain_slow: f64,
+    pub(super) drain_slow_s: f64,
+}
+
+impl Default for Work {
+    fn default() -> Self {
+        Self {
+            turns_s: 100.0,
+            late: 0.0,
+            late_s: 6.0,
+            drain_ms: 20.0,
+            drain_slow: 0.0,
+            drain_slow_s: 4.0,
+        }
+    }
+}
+
+/// About how many of each there are; each kind is left out of some runs.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Faults {
+    pub(super) crash: u64,
+    pub(super) pause: u64,
+    pub(super) leave: u64,
+    pub(super) split: u64,
+    pub(super) one_way: u64,
+    pub(super) away: u64,
+    pub(super) cut_off: u64,
+    pub(super) unknown: u64,
+}
+
+/// What happens to some hosts at some time.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Entry {
+    /// When.
+    pub(super) at_s: f64,
+    /// What.
+    pub(super) what: What,
+    /// To how many of all.
+    #[serde(default)]
+    pub(super) share: f64,
+    /// How soon after it all has to be as it should be.
+    pub(super) within_s: f64,
+    /// How many times as long as it should a slot may be without an owner: a share of slots that nobody serves.
+    #[serde(default)]
+    pub(super) about: String,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum What {
+    /// Nothing: it is only looked at.
+    Look,
+    /// Their processes are gone.
+    Lose,
+    /// Those that are gone begin again.
+    Restart,
+    /// They leave, and begin again once they have left.
+    Roll,
+}
+
+const BUILT_IN: &[(&str, &str)] = &[
+    ("chaos", include_str!("../../scenarios/chaos.toml")),
+    ("calm", include_str!("../../scenarios/calm.toml")),
+    ("rolling", include_str!("../../scenarios/rolling.toml")),
+    ("thousand", include_str!("../../scenarios/thousand.toml")),
+    ("four_thousand", include_str!("../../scenarios/four_thousand.toml")),
+];
+
+impl Scenario {
+    /// The scenario that `text` describes.
+    ///
+    /// # Errors
+    /// [`ScenarioError`] says what is wrong with it, and where.
+    pub fn read(text: &str) -> Result<Self, ScenarioError> {
+        let scenario: Self =
+            toml::from_str(text).map_err(|error| ScenarioError(error.to_string()))?;
+        let shares = [&scenario.net.lost, &scenario.net.twice, &scenario.net.slow];
+        let more = [&scenario.coordinator.slow, &scenario.coordinator.unknown, &scenario.work.late];
+        if shares.into_iter().chain(more).any(|share| !(0.0..=1.0).contains(share)) {
+            return Err(ScenarioError("a share is between 0 and 1".to_owned()));
+        }
+        if scenario.nodes == 0 || scenario.shards == 0 || scenario.calm_s <= 0.0 {
+            return Err(ScenarioError(
+                "it needs nodes, shards, and time to come to rest".to_owned(),
+            ));
+        }
+        Ok(scenario)
+    }
+
+    /// The scenario of this name, if it is one of those in `scenarios`.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        let (_, text) = BUILT_IN.iter().find(|(known, _)| *known == name)?;
+        Self::read(text).ok()
+    }
+
+    /// The names of those.
+    pub fn names() -> impl Iterator<Item = &'static str> {
+        BUILT_IN.iter().map(|(name, _)| *name)
+    }
+
+    /// How many hosts it has.
+    #[must_use]
+    pub fn nodes(&self) -> usize {
+        self.nodes
+    }
+}
+
+/// So many seconds.
+pub(super) fn secs(seconds: f64) -> Duration {
+    Duration::from_secs_f64(seconds.max(0.0))
+}
+
+/// So many milliseconds.
+pub(super) fn millis(millis: f64) -> Duration {
+    secs(millis / 1_000.0)
+}
