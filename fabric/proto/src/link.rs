@@ -228,6 +228,8 @@ pub struct Link {
     accepted: bool,
     nonce: [u8; 32],
     hello: Vec<u8>,
+    /// The nodes to which no other link is wanted.
+    linked: Vec<NodeId>,
     state: State,
     /// When the handshake began, or the peer was heard last.
     heard: Time,
@@ -246,7 +248,15 @@ impl Link {
         assert!(named, "L4: the fabric's name is out of bounds");
         assert!(config.offer.slot_bytes >= SLOT_BYTES_MIN, "L4: the slots are too short");
         let hello = Hello::of(&config, nonce).write();
-        Self { config, accepted, nonce, hello, state: State::New, heard: now, asked: None }
+        let (linked, state) = (Vec::new(), State::New);
+        Self { config, accepted, nonce, hello, linked, state, heard: now, asked: None }
+    }
+
+    /// Refuses a peer that says it is one of `linked`, before anything is proved to it: so that peer does not
+    /// take this link for a better one. For a link that this end dialled; of two that both ends have dialled
+    /// at once [`keeps`] says which stays.
+    pub fn refuse_linked(&mut self, linked: Vec<NodeId>) {
+        self.linked = linked;
     }
 
     /// Whether the peer dialled it.
@@ -396,6 +406,9 @@ impl Link {
         }
         if hello.node == self.config.node {
             return self.refuse(Refusal::Itself, out);
+        }
+        if self.linked.contains(&hello.node) {
+            return self.refuse(Refusal::Duplicate, out);
         }
         if hello.nonce == self.nonce {
             return self.violated("a nonce that is not the peer's own", out);

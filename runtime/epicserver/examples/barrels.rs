@@ -5,7 +5,8 @@
 //! Nobody says where anything lives, and the player's code reads like a loop over local objects.
 //!
 //! What carries the calls is a line of the configuration: `[network] transport = "tcp"` in
-//! `epicserver.toml`, or `EPICSERVER_NETWORK__TRANSPORT=tcp`.
+//! `epicserver.toml`, or `EPICSERVER_NETWORK__TRANSPORT=tcp`. In a step of a Slurm job
+//! (`EPICSERVER_DISCOVERY__SLURM_PORT=7400 srun -N2 barrels`) its tasks are the processes, and rank 0 plays.
 
 #![expect(clippy::print_stdout, reason = "the game has an audience")]
 
@@ -66,15 +67,21 @@ async fn play(pool: Pool) -> Result<(u32, Duration)> {
     Ok((score, start.elapsed()))
 }
 
-/// One of the two nodes: what the configuration says, with one shard.
+/// One of the nodes: what the configuration says, with one shard. There are two, or as many as a step has.
 fn node() -> std::result::Result<Node, Box<dyn Error>> {
     let mut config = Config::load(None)?;
-    config.fabric.nodes = 2;
+    if config.discovery.slurm_port.is_none() {
+        config.fabric.nodes = 2;
+    }
     config.node.shards = NonZeroUsize::new(1);
     Ok(Node::builder().entity::<Player>().entity::<Barrel>().config(&config).start()?)
 }
 
 fn main() -> std::result::Result<(), Box<dyn Error>> {
+    if Config::load(None)?.discovery.slurm_port.is_some() {
+        let plays = std::env::var("SLURM_PROCID")? == "0";
+        return if plays { play_here() } else { serve() };
+    }
     if std::env::args().nth(1).as_deref() == Some("second") {
         return serve();
     }
@@ -101,7 +108,9 @@ fn main() -> std::result::Result<(), Box<dyn Error>> {
 
 fn serve() -> std::result::Result<(), Box<dyn Error>> {
     let node = node()?;
-    std::io::stdin().read_to_end(&mut Vec::new())?;
+    if !node.wait_for_job() {
+        std::io::stdin().read_to_end(&mut Vec::new())?;
+    }
     node.stop();
     Ok(())
 }
@@ -112,7 +121,7 @@ fn play_here() -> std::result::Result<(), Box<dyn Error>> {
     println!("New high score: {score}");
     let calls = u64::from(LEVELS) * (BARRELS + 1);
     let each = took.as_nanos() / u128::from(calls);
-    println!("{calls} calls over two processes, {each} ns each");
+    println!("{calls} calls over the processes, {each} ns each");
     if !node.stop() {
         return Err("the node did not drain".into());
     }

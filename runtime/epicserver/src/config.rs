@@ -404,7 +404,7 @@ pub struct VerbsConfig {
     #[serde(deserialize_with = "units::device")]
     pub device: Option<String>,
     /// Its port, 1 to 254; the first that is active if absent.
-    #[serde(deserialize_with = "units::port")]
+    #[serde(deserialize_with = "units::device_port")]
     pub port: Option<u8>,
     /// The index of its GID, 0 to 255; RoCE v2 before v1 and IPv4 before IPv6 if absent.
     #[serde(deserialize_with = "units::gid_index")]
@@ -458,11 +458,16 @@ pub struct DiscoveryConfig {
     /// [`RESOLVE_EVERY_MS_MAX`], 30 s unless set.
     #[serde(deserialize_with = "units::duration::<RESOLVE_EVERY_MS_MIN, RESOLVE_EVERY_MS_MAX, _>")]
     pub resolve_every: Duration,
+    /// In a step of a Slurm job, the port of the first task of each host; the next ones have those that
+    /// follow. The step's tasks are then the nodes of the fabric, and [`FabricConfig::nodes`] is their number
+    /// unless set. Not used elsewhere; without it Slurm is not asked. 1 to 65,535.
+    #[serde(deserialize_with = "units::port")]
+    pub slurm_port: Option<u16>,
 }
 
 impl Default for DiscoveryConfig {
     fn default() -> Self {
-        Self { multicast: None, resolve_every: Duration::from_secs(30) }
+        Self { multicast: None, resolve_every: Duration::from_secs(30), slurm_port: None }
     }
 }
 

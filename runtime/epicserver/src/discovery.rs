@@ -1,7 +1,8 @@
 //! Discovery: addresses at which nodes of the same fabric might be, and nothing else.
 //!
 //! Each [`Source`] says what it knows: this host's run directory, the seeds that were configured and
-//! what their names stand for, multicast in the local network, the coordinator's registry. [`Search`] puts that together, and says whom to dial.
+//! what their names stand for, multicast in the local network, the
+//! tasks of a Slurm step, the coordinator's registry. [`Search`] puts that together, and says whom to dial.
 //!
 //! # Not here
 //! Who is a member, and whether a node that was found knows the key: the handshake tells, and the fabric
@@ -14,6 +15,7 @@ pub mod multicast;
 pub mod names;
 mod registry;
 mod search;
+pub mod slurm;
 mod source;
 mod strangers;
 
@@ -22,6 +24,6 @@ pub use host::{
     FILES_MAX, FOUND_MAX, Found, LOOK_AGAIN,
 };
 pub use registry::Registry;
-pub use search::{LEADER_GRACE, PATIENCE, Search, SearchCounts};
+pub use search::{LEADER_AWAITED, LEADER_GRACE, PATIENCE, Search, SearchCounts};
 pub use source::{CANDIDATES_MAX, Candidate, Fixed, Source};
 pub use strangers::{QUIET, Strangers};

@@ -6,9 +6,11 @@
 mod bell;
 mod coordinators;
 mod gate;
+mod job;
 mod key;
 mod services;
 mod sources;
+mod step;
 mod thread;
 mod ways;
 
@@ -29,11 +31,14 @@ use epicserver_wire::{ClassId, NodeId};
 use sha2::{Digest as _, Sha256};
 
 use crate::config::{Config, CoordinatorKind, DriverKind, IoThreads};
+use crate::discovery::slurm::{SlurmError, Step};
 use crate::discovery::{Discovery, DiscoveryError, Search};
 use bell::Bell;
 use coordinators::Chosen;
 use gate::{Gate, Progress};
+pub(crate) use job::Job;
 use sources::sources;
+pub(crate) use step::adapted;
 use thread::{Seat, Thread};
 use ways::Ways;
 pub(crate) use ways::verbs_of;
@@ -59,6 +64,25 @@ pub enum FabricError {
     /// The certificates of TLS cannot be used.
     #[error("cannot use [network.tls]: {0}")]
     Tls(#[from] epicserver_tcp::TlsError),
+    /// What Slurm says of this task is not understood.
+    #[error(transparent)]
+    Slurm(#[from] SlurmError),
+    /// The task of a Slurm step is to listen where the others do not look for it.
+    #[error("`{address}` is not where others look for this Slurm task: write port 0, for {port}")]
+    Listen {
+        /// Where it is to listen.
+        address: std::net::SocketAddr,
+        /// The port at which the others look for it.
+        port: u16,
+    },
+    /// This host's own name has no address.
+    #[error("cannot find out the addresses of this host, `{host}`")]
+    Host {
+        /// How Slurm calls it.
+        host: String,
+        /// Why not.
+        source: std::io::Error,
+    },
     /// The interface has no address.
     #[error("cannot use the interface `{interface}`")]
     Interface {
@@ -131,15 +155,16 @@ struct SeatToBe {
     ways: Ways,
     wanted: usize,
     bell: Bell,
+    job: Option<Arc<Job>>,
 }
 
 impl Joining {
-    /// Gets ready to join the fabric of `config` with a node of so many shards that serves what is in
-    /// `registry`.
+    /// Gets ready to join the fabric of `config`, as a task of `step` if that is one, with a node of so many
+    /// shards that serves what is in `registry`.
     pub(crate) fn new(
         config: &Config,
-        shards: u16,
-        registry: &Registry,
+        step: Option<&Step>,
+        (shards, registry): (u16, &Registry),
     ) -> Result<(Self, IoOptions), FabricError> {
         let run_dir = config.runtime.run_dir.as_deref();
         let discovery = Discovery::open(run_dir, &config.fabric.name)?;
@@ -185,10 +210,12 @@ impl Joining {
             transports: ways::transports(config, (node, &key), discovery.path())?,
         };
         let wanted = usize::try_from(config.fabric.nodes).unwrap_or(usize::MAX);
-        let search = Search::new(node, sources(config, node)?);
+        let search = Search::new(node, sources(config, step, node)?);
         let ways = Ways::new(config);
         let one_host = config.coordinator.kind == CoordinatorKind::Local;
-        let seat = SeatToBe { member, chosen, one_host, discovery, search, ways, wanted, bell };
+        let job = step.filter(|step| !step.leads()).map(|_| Arc::default());
+        let seat =
+            SeatToBe { member, chosen, one_host, discovery, search, ways, wanted, bell, job };
         Ok((Self { seat, config: control::Config::default() }, options))
     }
 
@@ -256,16 +283,18 @@ fn unix_ms() -> u64 {
 pub(crate) struct Fabric {
     gate: Arc<Gate>,
     bell: Bell,
+    job: Option<Arc<Job>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Fabric {
-    /// Starts the control thread of `host`, and blocks until as many nodes are there as are wanted.
+    /// Starts the control thread of `host`, and blocks until as many nodes are there as are wanted, or the job
+    /// is over that wants them.
     pub(crate) fn join(joining: Joining, host: &Host) -> Result<Self, FabricError> {
         let Joining { seat, config } = joining;
         let gate = Arc::new(Gate::default());
-        let bell = seat.bell.clone();
-        let mut fabric = Self { gate: Arc::clone(&gate), bell: bell.clone(), thread: None };
+        let (bell, job) = (seat.bell.clone(), seat.job.clone());
+        let mut fabric = Self { gate: Arc::clone(&gate), bell: bell.clone(), job, thread: None };
         let Some(wires) = host.wires().map(Arc::clone) else { return Ok(fabric) };
         let ring = |bell: &Bell| {
             let bell = bell.clone();
@@ -285,6 +314,7 @@ impl Fabric {
             wires,
             gate,
             bell,
+            job: seat.job,
         };
         let thread = std::thread::Builder::new().name("epic-control".to_owned());
         let thread = thread.spawn(move || {
@@ -307,6 +337,11 @@ impl Fabric {
         self.gate.leave();
         self.bell.ring();
         self.gate.wait(Progress::Over, wait)
+    }
+
+    /// The job on whose account this node is there, if another node leads it.
+    pub(crate) fn job(&self) -> Option<&Arc<Job>> {
+        self.job.as_ref()
     }
 }
 

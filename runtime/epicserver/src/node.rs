@@ -11,7 +11,7 @@ use epicserver_shard::{Host, IoOptions, Options, StartError};
 
 use crate::Client;
 use crate::config::Config;
-use crate::fabric::{Fabric, FabricError, Joining};
+use crate::fabric::{self, Fabric, FabricError, Job, Joining};
 
 /// How long a stopping node waits for what is under way, where nothing says otherwise.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -50,7 +50,7 @@ pub struct Builder {
 
 impl Builder {
     /// Does as `config` says, in place of all that was set before but the entities. With more than one
-    /// node, seeds or multicast, the node joins others; otherwise it opens no port.
+    /// node, seeds, multicast or a Slurm step, the node joins others; otherwise it opens no port.
     pub fn config(mut self, config: &Config) -> Self {
         self.idle_mode = config.runtime.idle;
         self.shards = config.node.shards;
@@ -120,7 +120,8 @@ impl Builder {
     }
 
     /// Starts the node's threads. Blocks until as many nodes of the fabric are there as its configuration
-    /// wants, this one included.
+    /// wants, this one included, or until the job is over that wants them (see
+    /// [`Node::wait_for_job`]).
     ///
     /// # Errors
     /// [`NodeError`].
@@ -146,13 +147,13 @@ impl Builder {
     }
 
     fn joining(&self, registry: &Registry) -> Result<Option<(Joining, IoOptions)>, NodeError> {
-        let config = &self.config;
+        let (config, step) = fabric::adapted(&self.config)?;
         let seeks = !config.network.seeds.is_empty() || config.discovery.multicast.is_some();
         if config.fabric.nodes < 2 && !seeks {
             return Ok(None);
         }
         let shards = Host::shards_of(self.shards)?;
-        Ok(Some(Joining::new(config, shards, registry)?))
+        Ok(Some(Joining::new(&config, step.as_ref(), (shards, registry))?))
     }
 }
 
@@ -205,6 +206,20 @@ impl Node {
             drop(give.send(task(Pool::new()).await));
         }));
         take.recv().map_err(|_| NodeError::TaskLost)
+    }
+
+    /// Blocks until the job is over on whose account this node is there: in a step of a Slurm job (see
+    /// [`slurm_port`](crate::config::DiscoveryConfig::slurm_port)), until the task of rank 0 has left, was lost,
+    /// or did not come within five minutes. Returns `false`, at once, where there is no such job, as on rank 0 itself.
+    #[must_use]
+    pub fn wait_for_job(&self) -> bool {
+        let job = self.job();
+        job.iter().for_each(|job| job.wait());
+        job.is_some()
+    }
+
+    pub(crate) fn job(&self) -> Option<Arc<Job>> {
+        self.fabric.as_ref().and_then(Fabric::job).map(Arc::clone)
     }
 
     /// Takes no more calls from outside, waits for at most `drain` until what is under way is done,

@@ -21,12 +21,14 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 
 use epicserver_entity::{Pool, Registry, RegistryError};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::config::{Config, ConfigError};
+use crate::fabric::Job;
 use crate::{Node, NodeError, doctor};
 use arguments::{Command, Request, Task};
 
@@ -80,6 +82,8 @@ enum Failure {
     Node(#[from] NodeError),
     #[error("cannot catch signals: {0}")]
     Signals(io::Error),
+    #[error("cannot start a thread: {0}")]
+    Thread(io::Error),
     #[error("cannot write: {0}")]
     Output(#[from] io::Error),
     #[error("{0}")]
@@ -96,6 +100,7 @@ impl Failure {
             Self::Arguments(_) | Self::Config(_) => MISUSED,
             Self::Node(_)
             | Self::Signals(_)
+            | Self::Thread(_)
             | Self::Output(_)
             | Self::Setup(_)
             | Self::Undrained
@@ -209,13 +214,18 @@ fn run<R: Outcome>(
     failure.map_or(Ok(()), |failure| Err(Failure::Setup(failure)))
 }
 
-/// A node that serves until a signal ends it.
+/// A node that serves until a signal ends it, or the job on whose account it is there.
 fn serve(config: &Config, register: Register) -> Result<(), Failure> {
     let mut stop = Stop::catch().map_err(Failure::Signals)?;
     let node = start(config, register)?;
     eprintln!("serving until SIGINT or SIGTERM; shards: {}", node.shards());
-    stop.wait();
-    eprintln!("stopping; the same signal again ends it at once");
+    if let Some(job) = node.job() {
+        stop.after(job).map_err(Failure::Thread)?;
+    }
+    match stop.wait() {
+        true => eprintln!("stopping; the same signal again ends it at once"),
+        false => eprintln!("stopping, since the job is over"),
+    }
     if node.stop() { Ok(()) } else { Err(Failure::Undrained) }
 }
 
@@ -235,9 +245,21 @@ impl Stop {
         Ok(Self { signals: Signals::new([SIGINT, SIGTERM])?, armed })
     }
 
-    fn wait(&mut self) {
-        // It ends only by a signal: nobody else has a handle to close it by.
-        let _signal = self.signals.forever().next();
+    /// Ends the wait when `job` is over, too.
+    fn after(&self, job: Arc<Job>) -> io::Result<()> {
+        let (signals, thread) = (self.signals.handle(), thread::Builder::new());
+        // It goes with the process, if a signal comes first.
+        thread.name("epic-job".to_owned()).spawn(move || {
+            job.wait();
+            signals.close();
+        })?;
+        Ok(())
+    }
+
+    /// Waits, and says whether for a signal.
+    fn wait(&mut self) -> bool {
+        let signal = self.signals.forever().next();
         self.armed.store(true, Ordering::SeqCst);
+        signal.is_some()
     }
 }

@@ -7,9 +7,9 @@
 //! # Invariants
 //! - **H9** No frame reaches a shard before its link is established, nor after the shard was told that
 //!   the link is down.
-//! - **H10** Of several links to one node one is kept: of two that were dialled from both ends the same
-//!   one at both. Of two that one end dialled both may go, if they came up in another order at the other
-//!   end; then the node is dialled again.
+//! - **H10** Of several links to one node one is kept: of two that were dialled from both ends at once the
+//!   same one at both, and one that is established when another is dialled. Of two that one end dialled at
+//!   once both may go, if they came up in another order at the other end; then the node is dialled again.
 //! - **H11** The endpoint waits in the kernel only after it has looked, its sleeping flag up, at every
 //!   ring and every transport once more.
 //!
@@ -230,7 +230,10 @@ impl Endpoint {
                 let transport = index.unwrap_or(0);
                 let nonce = crate::worker::random_bytes(32);
                 let nonce = nonce.try_into().unwrap_or([0; 32]);
-                let machine = machine::Link::new(self.identity.clone(), accepted, nonce, now);
+                let mut machine = machine::Link::new(self.identity.clone(), accepted, nonce, now);
+                if !accepted {
+                    machine.refuse_linked(self.links.nodes());
+                }
                 self.links.insert(link, Link::new(transport, machine, slots));
                 self.advance(now, link, machine::Event::Up);
             }

@@ -125,6 +125,16 @@ fn a_node_that_reaches_itself_lets_go_and_says_so() {
 }
 
 #[test]
+fn a_peer_that_is_linked_already_is_refused_before_anything_is_proved_to_it() {
+    let [(mut a, _), (b, hello_b)] = greet(config(1, 7), config(2, 7));
+    a.refuse_linked(vec![NodeId::new(3), NodeId::new(2)]);
+    refuses((a, b), &hello_b, Refusal::Duplicate);
+    let [(mut a, _), (_, hello_b)] = greet(config(1, 7), config(2, 7));
+    a.refuse_linked(vec![NodeId::new(3)]);
+    assert_eq!(closed(&hear(&mut a, &hello_b)), None);
+}
+
+#[test]
 fn a_node_of_a_later_protocol_alone_is_refused_and_told() {
     let [(a, _), (b, mut hello_b)] = greet(config(1, 7), config(2, 7));
     hello_b[0].1[5] = 9;

@@ -156,6 +156,7 @@ fn everything_can_be_set() {
         [discovery]
         multicast = "eth1"
         resolve_every = "5s"
+        slurm_port = 7400
         [runtime]
         idle = "latency"
         memory = "3GiB"
@@ -185,6 +186,7 @@ fn everything_can_be_set() {
     let one = Multicast::Interface("eth1".to_owned());
     assert_eq!(config.discovery.multicast, Some(one));
     assert_eq!(config.discovery.resolve_every, Duration::from_secs(5));
+    assert_eq!(config.discovery.slurm_port, Some(7400));
     let runtime = config.runtime;
     assert_eq!(runtime.idle, IdleMode::Latency);
     assert_eq!(runtime.memory, Some(3 << 30));
@@ -303,6 +305,8 @@ fn cf1_a_value_out_of_its_range_is_refused_and_the_range_named() {
         ("discovery", "multicast = \"a-name-that-is-too-long\""),
         ("discovery", "resolve_every = \"999ms\""),
         ("discovery", "resolve_every = \"2h\""),
+        ("discovery", "slurm_port = 0"),
+        ("discovery", "slurm_port = 65536"),
         ("runtime", "memory = 0"),
         ("runtime", "memory = \"2000TiB\""),
         ("runtime", "idle_after = \"0s\""),

@@ -225,7 +225,9 @@ pub(super) fn device<'de, D: Deserializer<'de>>(
 }
 
 /// A port of a device.
-pub(super) fn port<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u8>, D::Error> {
+pub(super) fn device_port<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<u8>, D::Error> {
     whole::<1, 254, u8, D>(deserializer).map(Some)
 }
 
@@ -255,6 +257,11 @@ pub(super) fn slot_bytes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u
         return Ok(bytes);
     }
     Err(D::Error::custom(format!("must be whole KiB, not {bytes}B")))
+}
+
+/// A port that somebody may listen at.
+pub(super) fn port<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u16>, D::Error> {
+    whole::<1, { u16::MAX as u64 }, u16, D>(deserializer).map(Some)
 }
 
 /// Where to use multicast.

@@ -39,7 +39,7 @@ pub struct Name {
     pub host: String,
     /// The port of the nodes there.
     pub port: u16,
-    /// How long it is not asked for at first.
+    /// How long nobody is dialled there at first, since there may be a better way.
     pub after: Duration,
     /// As for [`Candidate::leads`].
     pub leads: bool,
@@ -48,6 +48,7 @@ pub struct Name {
 #[derive(Debug)]
 struct Entry {
     name: Name,
+    not_before: Option<Instant>,
     /// When it is to be asked for; `None` while it is.
     due: Option<Instant>,
     /// The pause after the last answer, if that was none.
@@ -86,8 +87,9 @@ impl<R: Resolve> Names<R> {
     #[must_use]
     pub fn new(options: Options<R>, names: Vec<Name>, now: Instant) -> Self {
         let entry = |name: Name| {
-            let (due, addresses) = (Some(now + name.after), Vec::new());
-            Entry { name, due, pause: Duration::ZERO, addresses }
+            let not_before = (!name.after.is_zero()).then(|| now + name.after);
+            let (due, addresses) = (Some(now), Vec::new());
+            Entry { name, not_before, due, pause: Duration::ZERO, addresses }
         };
         let Options { called, resolver, every, seed } = options;
         let entries = names.into_iter().map(entry).collect();
@@ -168,13 +170,14 @@ fn sorted(mut addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
 }
 
 fn candidates(entry: &Entry) -> Vec<Candidate> {
-    let leads = entry.name.leads;
     let tcp = |address: &SocketAddr| Address::new("tcp", &address.to_string());
+    let (leads, not_before) = (entry.name.leads, entry.not_before);
+    let candidate = |addresses| Candidate { node: None, addresses, leads, not_before };
     let Some(first) = entry.addresses.first() else { return Vec::new() };
     let (same, other): (Vec<&SocketAddr>, Vec<&SocketAddr>) =
         entry.addresses.iter().partition(|address| address.is_ipv4() == first.is_ipv4());
     if let ([one], [another]) = (&same[..], &other[..]) {
-        return vec![Candidate { node: None, addresses: vec![tcp(one), tcp(another)], leads }];
+        return vec![candidate(vec![tcp(one), tcp(another)])];
     }
-    same.into_iter().map(|address| Candidate { leads, ..Candidate::at(tcp(address)) }).collect()
+    same.into_iter().map(|address| candidate(vec![tcp(address)])).collect()
 }

@@ -31,6 +31,8 @@ use dials::{Dials, REDIAL};
 pub const PATIENCE: Duration = Duration::from_secs(5);
 /// How long the node that leads may be gone before the others have no reason to be there.
 pub const LEADER_GRACE: Duration = Duration::from_secs(30);
+/// How long they wait for it to come at all.
+pub const LEADER_AWAITED: Duration = Duration::from_secs(300);
 
 /// What was sought and found, since the start.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -77,11 +79,13 @@ pub struct Search {
 }
 
 /// What became of the node that leads.
-#[derive(Debug)]
-enum Leader {
-    Unknown,
-    Lost(Instant),
-    Left,
+#[derive(Debug, Default)]
+struct Leader {
+    /// Whether it was ever linked.
+    came: bool,
+    left: bool,
+    /// Since when it should be linked and is not.
+    missing: Option<Instant>,
 }
 
 impl Search {
@@ -97,7 +101,7 @@ impl Search {
             awaited: BTreeMap::new(),
             dials: Dials::new(me.as_u64()),
             missing: None,
-            leader: Leader::Unknown,
+            leader: Leader::default(),
             counts: SearchCounts::default(),
         }
     }
@@ -198,7 +202,8 @@ impl Search {
                 }
                 missing = true;
                 // FA1, FA9.
-                let waits = candidate.node.is_some_and(|node| self.is_awaited(node, now))
+                let waits = candidate.not_before.is_some_and(|time| now < time)
+                    || candidate.node.is_some_and(|node| self.is_awaited(node, now))
                     || node.is_some_and(|node| reached.contains(&node));
                 let address = if waits { None } else { best(&candidate.addresses) };
                 let may = |address: &Address| self.dials.may_begin(address, name, now);
@@ -210,6 +215,7 @@ impl Search {
             }
         }
         self.heard = heard;
+        self.follow_leader(now);
         self.missing = missing.then_some(now);
         self.counts.dialled += due.len() as u64;
         due
@@ -239,18 +245,15 @@ impl Search {
             self.whose.insert(address.clone(), node);
             self.counts.linked += 1;
         }
-        if matches!(self.leader, Leader::Lost(_)) && self.leader() == Some(node) {
-            self.leader = Leader::Unknown;
-        }
+        self.follow_leader(now);
     }
 
     /// The link to `node` is gone; it said goodbye if it has `left`.
     pub fn unlinked(&mut self, node: NodeId, left: bool, now: Instant) {
         self.linked.remove(&node);
         self.dials.node_lost(now);
-        if self.leader() == Some(node) {
-            self.leader = if left { Leader::Left } else { Leader::Lost(now) };
-        }
+        self.leader.left |= left && self.leader() == Some(node);
+        self.follow_leader(now);
     }
 
     /// An address was dialled in vain; `refused` if it has led to somebody.
@@ -272,20 +275,38 @@ impl Search {
         }
     }
 
-    /// The node that leads, once it is known which that is.
-    fn leader(&self) -> Option<NodeId> {
-        let candidates = self.heard.iter().flat_map(|heard| &heard.candidates);
-        candidates.filter(|candidate| candidate.leads).find_map(|of| self.node_of(of))
+    /// Whether there is a link to `node`.
+    #[must_use]
+    pub fn is_linked(&self, node: NodeId) -> bool {
+        self.linked.contains(&node)
     }
 
-    /// Whether the node on whose account this one is there has left, or was lost for [`LEADER_GRACE`].
+    fn leading(&self) -> impl Iterator<Item = &Candidate> {
+        let candidates = self.heard.iter().flat_map(|heard| &heard.candidates);
+        candidates.filter(|candidate| candidate.leads)
+    }
+
+    /// The node that leads, once it is known which that is.
+    fn leader(&self) -> Option<NodeId> {
+        self.leading().find_map(|candidate| self.node_of(candidate))
+    }
+
+    /// Notes whether the node that leads is there.
+    fn follow_leader(&mut self, now: Instant) {
+        if self.leader().is_some_and(|node| self.linked.contains(&node)) {
+            self.leader = Leader { came: true, missing: None, ..self.leader };
+        } else if self.leading().next().is_some() {
+            self.leader.missing.get_or_insert(now);
+        }
+    }
+
+    /// Whether the node on whose account this one is there has left, was lost for [`LEADER_GRACE`], or did
+    /// not come for [`LEADER_AWAITED`].
     #[must_use]
     pub fn is_job_over(&self, now: Instant) -> bool {
-        match self.leader {
-            Leader::Unknown => false,
-            Leader::Lost(since) => now.duration_since(since) >= LEADER_GRACE,
-            Leader::Left => true,
-        }
+        let patience = if self.leader.came { LEADER_GRACE } else { LEADER_AWAITED };
+        let missing = |since: Instant| now.duration_since(since) >= patience;
+        self.leader.left || self.leader.missing.is_some_and(missing)
     }
 
     /// What each source that was given at the start has counted: the source, what, how often.

@@ -21,19 +21,21 @@ pub struct Candidate {
     pub addresses: Vec<Address>,
     /// Whether it is the one on whose account the others are there: rank 0 of a Slurm step.
     pub leads: bool,
+    /// Until when it is not dialled, since there may be a better way to it.
+    pub not_before: Option<Instant>,
 }
 
 impl Candidate {
     /// A node that is known by its id.
     #[must_use]
     pub fn node(node: NodeId, addresses: Vec<Address>) -> Self {
-        Self { node: Some(node), addresses, leads: false }
+        Self { node: Some(node), addresses, leads: false, not_before: None }
     }
 
     /// Whoever listens there.
     #[must_use]
     pub fn at(address: Address) -> Self {
-        Self { node: None, addresses: vec![address], leads: false }
+        Self { node: None, addresses: vec![address], leads: false, not_before: None }
     }
 }
 

@@ -16,7 +16,7 @@ pub(super) enum Progress {
     /// It joins.
     #[default]
     Joining,
-    /// It is a member among as many as are wanted, and serves all that it owns.
+    /// It is a member among as many as are wanted, and serves all that it owns; or it waits for nothing any more.
     Ready,
     /// Its control thread has ended.
     Over,

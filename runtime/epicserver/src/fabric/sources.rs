@@ -15,10 +15,15 @@ use super::ways::addresses_of;
 use crate::config::{self, Config};
 use crate::discovery::multicast::Multicast;
 use crate::discovery::names::{Name, Names, Options, Resolver};
+use crate::discovery::slurm::Step;
 use crate::discovery::{Fixed, Source};
 
-/// Sets the sources up, on behalf of `node`. Starts their threads.
-pub(super) fn sources(config: &Config, node: NodeId) -> Result<Vec<Box<dyn Source>>, FabricError> {
+/// Sets the sources up, on behalf of `node`, which may be a task of `step`. Starts their threads.
+pub(super) fn sources(
+    config: &Config,
+    step: Option<&Step>,
+    node: NodeId,
+) -> Result<Vec<Box<dyn Source>>, FabricError> {
     let mut sources: Vec<Box<dyn Source>> = Vec::new();
     let (numbers, names): (Vec<&Address>, Vec<&Address>) =
         config.network.seeds.iter().partition(|seed| seed.rest().parse::<SocketAddr>().is_ok());
@@ -30,6 +35,7 @@ pub(super) fn sources(config: &Config, node: NodeId) -> Result<Vec<Box<dyn Sourc
     if let Some(service) = super::ways::service(config, node) {
         sources.push(Box::new(Services::watch(service).map_err(FabricError::Tipc)?));
     }
+    watch("slurm", step.map(Step::dials).unwrap_or_default(), (config, node), &mut sources)?;
     let interface = match &config.discovery.multicast {
         None => return Ok(sources),
         Some(config::Multicast::All) => None,

@@ -5,8 +5,8 @@
 //!
 //! # Invariants
 //! - **FA2** A node begins only once it knows where it listens, since its peers learn that from the view.
-//! - **FA3** Whoever waits for the node to be ready waits until the view has as many members as are wanted, and this
-//!   node serves all that it owns of it.
+//! - **FA3** Whoever waits for the node to be ready waits until it has links to as many members of the view as are
+//!   wanted, itself counted, and serves all that it owns of it; or until its job is over, after which nobody comes.
 //! - **FA11** A question that the coordinator does not take is answered as failed.
 //!
 //! # Not here
@@ -25,6 +25,7 @@ use epicserver_wire::NodeId;
 
 use super::bell::Bell;
 use super::gate::{Gate, Progress};
+use super::job::Job;
 use super::ways::Ways;
 use super::{random, unix_ms};
 use crate::discovery::{Candidate, Discovery, Search, Strangers};
@@ -52,6 +53,8 @@ pub(super) struct Seat {
     pub(super) wires: Arc<Wires>,
     pub(super) gate: Arc<Gate>,
     pub(super) bell: Bell,
+    /// The job on whose account the node is there.
+    pub(super) job: Option<Arc<Job>>,
 }
 
 /// The control thread.
@@ -107,6 +110,7 @@ impl Thread {
             }
             self.depart();
             self.seek(changed);
+            self.follow_job();
             self.show();
             changed = self.wait();
         }
@@ -325,13 +329,24 @@ impl Thread {
         self.seat.search.hear(HOST, true, candidates.collect());
     }
 
+    /// Ends the job once it is over.
+    fn follow_job(&mut self) {
+        if let Some(job) = &self.seat.job
+            && self.seat.search.is_job_over(Instant::now())
+        {
+            job.end();
+            // Whoever still waits for others waits in vain.
+            self.seat.gate.show(Progress::Ready);
+        }
+    }
+
     /// Lets those who wait see how far the node is.
     fn show(&mut self) {
-        let members = self.machine.view().map_or(0, |view| view.members.len());
-        let belongs = self.machine.view().is_some_and(|view| view.has(self.me()));
-        let steady = self.machine.stage() == Stage::Steady;
+        let Some(view) = self.machine.view().filter(|view| view.has(self.me())) else { return };
+        let linked = |member: &&Member| self.seat.search.is_linked(member.node());
+        let reached = 1 + view.members.iter().filter(linked).count();
         // FA3.
-        if belongs && steady && members >= self.seat.wanted {
+        if self.machine.stage() == Stage::Steady && reached >= self.seat.wanted {
             self.seat.gate.show(Progress::Ready);
         }
     }

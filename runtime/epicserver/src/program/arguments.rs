@@ -155,7 +155,8 @@ Commands:
   serve          A node that serves until SIGINT or SIGTERM, and never runs setup
   doctor         Says what this machine lacks for each transport, and what mends it
 
-Without a command it is run; in a Slurm job, rank 0 runs and the others serve.
+Without a command it is run; in a Slurm job, rank 0 runs and the others serve. If they are one
+fabric (discovery.slurm_port), the others stop when rank 0 has left.
 
 Options:
   --config PATH  The configuration [default: EPICSERVER_CONFIG, else epicserver.toml if there]

@@ -4,6 +4,7 @@
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
+use std::net::TcpListener;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
@@ -179,7 +180,7 @@ fn a_program_without_entities_has_no_command_that_starts_a_node() {
 #[test]
 fn a_node_that_cannot_listen_says_where_and_why() {
     let folder = Folder::new("listen");
-    let taken = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let taken = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let at = taken.local_addr().unwrap();
     let mut child = folder.child(&["serve"]);
     child.env("EPICSERVER_FABRIC__NODES", "2").env("EPICSERVER_NETWORK__TRANSPORT", "tcp");
@@ -238,6 +239,49 @@ fn pr2_under_slurm_rank_0_runs_and_the_others_serve_unless_told() {
     let (code, _, err) = ended(ranked("first", &[]));
     assert_eq!(code, Some(2));
     assert!(err.contains("SLURM_PROCID is no rank: `first`"), "{err}");
+}
+
+/// The first of two ports in a row at which nobody listens now.
+fn free_ports() -> u16 {
+    loop {
+        let one = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let port = one.local_addr().unwrap().port();
+        if port.checked_add(1).is_some_and(|next| TcpListener::bind(("127.0.0.1", next)).is_ok()) {
+            return port;
+        }
+    }
+}
+
+#[test]
+fn the_tasks_of_a_slurm_step_find_each_other_and_end_with_rank_0() {
+    let folder = Folder::new("step");
+    let port = free_ports().to_string();
+    let task = |rank: &str| {
+        let mut child = folder.child(&[]);
+        // What they share is no folder, as if they were on two hosts.
+        child.env("EPIC_RUN_DIR", folder.0.join(rank));
+        child.env("EPICSERVER_FABRIC__KEY", "what the tasks of this step know");
+        child.env("EPICSERVER_DISCOVERY__SLURM_PORT", &port);
+        for (name, value) in [
+            ("SLURM_STEP_ID", "0"),
+            ("SLURM_STEP_NODELIST", "localhost"),
+            ("SLURM_STEP_NUM_TASKS", "2"),
+            ("SLURM_STEP_TASKS_PER_NODE", "2"),
+            ("SLURMD_NODENAME", "localhost"),
+            ("SLURM_PROCID", rank),
+            ("SLURM_LOCALID", rank),
+        ] {
+            child.env(name, value);
+        }
+        child
+    };
+    let first = task("0").spawn().unwrap();
+    let (code, out, err) = ended(task("1"));
+    assert_eq!(code, Some(0), "{err}");
+    assert!(err.contains("the job is over") && !out.contains("setup ran"), "{err}");
+    let first = first.wait_with_output().unwrap();
+    assert_eq!(first.status.code(), Some(0));
+    assert!(String::from_utf8_lossy(&first.stdout).contains("setup ran"));
 }
 
 #[test]

@@ -103,6 +103,11 @@ impl Links {
         self.links.iter().find(|(_, link)| link.node == Some(node)).map(|(id, _)| *id)
     }
 
+    /// The nodes that the shards reach.
+    pub(crate) fn nodes(&self) -> Vec<NodeId> {
+        self.links.values().filter_map(|link| link.node).collect()
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.links.is_empty()
     }

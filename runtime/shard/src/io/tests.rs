@@ -240,17 +240,20 @@ fn h10_of_two_links_from_both_ends_one_is_kept_and_no_end_takes_the_other_for_go
 }
 
 #[test]
-fn h10_of_two_links_from_the_end_with_the_smaller_id_the_newer_is_kept_at_both() {
-    let mut ends = pair();
-    for _ in 0..2 {
-        ends[0].dial();
+fn h10_a_link_that_is_established_stays_when_its_node_is_dialled_once_more() {
+    for (first, second) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
+        let mut ends = pair();
+        ends[first].dial();
         go_round(&mut ends);
-    }
-    assert_eq!(kept(&ends).iter().flatten().count(), 2);
-    for end in &ends {
-        let (ups, downs) = end.reports();
-        assert_eq!((ups, downs.len()), (2, 1));
-        assert!(matches!(downs.first(), Some(Down::Failed(_))), "{downs:?}");
+        let before = kept(&ends);
+        ends[second].dial();
+        go_round(&mut ends);
+        assert_eq!(kept(&ends), before);
+        assert_eq!(before.iter().flatten().count(), 2);
+        for end in &ends {
+            assert_eq!(end.reports(), (1, Vec::new()), "first {first}, then {second}");
+            assert_eq!(end.wires.refused(machine::Refusal::Duplicate), 1);
+        }
     }
 }
 

@@ -56,5 +56,5 @@ fn l2_the_proofs_of_both_ends_are_as_promised() {
 
 #[test]
 fn the_numbers_of_refusals_are_as_promised() {
-    assert_eq!(Refusal::ALL.map(|refusal| refusal as u8), [1, 2, 3, 4, 5]);
+    assert_eq!(Refusal::ALL.map(|refusal| refusal as u8), [1, 2, 3, 4, 5, 6]);
 }

@@ -150,15 +150,18 @@ fn dn4_what_finds_no_room_is_asked_later() {
 }
 
 #[test]
-fn a_name_may_have_to_wait_and_may_lead() {
+fn who_is_at_a_name_may_have_to_be_waited_for_and_may_lead() {
     let soon = Duration::from_secs(2);
     let mut names = Watching::new(&[("a", Duration::ZERO, false), ("b", soon, true)]);
-    assert_eq!(names.asked(), [0]);
-    names.now += soon;
-    assert_eq!(names.asked(), [1]);
-    let address = "10.0.0.1:1".parse().unwrap();
-    names.names.resolver.answers.push(Answer { at: 1, addresses: Ok(vec![address]) });
-    assert!(names.names.poll(names.now).unwrap()[0].leads);
+    assert_eq!(names.asked(), [0, 1]);
+    for at in [0, 1] {
+        let address = format!("10.0.0.{at}:1").parse().unwrap();
+        names.names.resolver.answers.push(Answer { at, addresses: Ok(vec![address]) });
+    }
+    let offered = names.names.poll(names.now).unwrap();
+    assert_eq!(offered.iter().map(|of| of.leads).collect::<Vec<_>>(), [false, true]);
+    let from: Vec<Option<Instant>> = offered.iter().map(|of| of.not_before).collect();
+    assert_eq!(from, [None, Some(names.now + soon)]);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use super::dials::{PAUSE_MAX, REFUSED_MAX};
 use super::*;
+use crate::discovery::registry::Registry;
 use crate::discovery::source::Fixed;
 
 const HOST: &str = "host";
@@ -127,6 +128,20 @@ fn fa9_a_node_that_many_sources_offer_is_dialled_once() {
 }
 
 #[test]
+fn whom_the_coordinator_knows_is_dialled_until_it_forgets_them() {
+    let (mut node, mut registry) = (Searching::new(), Registry::default());
+    registry.set([(id(5), vec![at(5)]), (id(6), vec![at(6)]), (id(7), vec![at(7)])]);
+    assert!(node.search.ask(&mut registry, node.now));
+    assert!(!node.search.ask(&mut registry, node.now), "it has said so already");
+    assert_eq!(node.due(), [6, 7]);
+    node.fails(&[6, 7], None);
+    registry.set([(id(5), vec![at(5)]), (id(7), vec![at(8)])]);
+    assert!(node.search.ask(&mut registry, node.now));
+    node.wait(PAUSE_MAX);
+    assert_eq!(node.due(), [8]);
+}
+
+#[test]
 fn fa9_a_node_does_not_dial_itself() {
     let mut node = Searching::new();
     node.search.listening(&[at(50)]);
@@ -230,6 +245,30 @@ fn a_job_is_over_when_the_node_that_leads_stays_lost() {
     assert!(!node.search.is_job_over(node.now + LEADER_GRACE));
     node.unlinked(9, false);
     assert!(node.search.is_job_over(node.now + LEADER_GRACE));
+}
+
+#[test]
+fn a_job_is_over_when_the_node_that_leads_does_not_come() {
+    let mut node = Searching::new();
+    node.hear("job", &[Candidate { leads: true, ..Candidate::at(at(1)) }, Candidate::at(at(2))]);
+    assert_eq!(node.due(), [1, 2]);
+    node.linked(8, Some(2));
+    assert!(!node.search.is_job_over(node.now + LEADER_AWAITED / 2));
+    assert!(node.search.is_job_over(node.now + LEADER_AWAITED));
+    let mut alone = Searching::new();
+    assert_eq!(alone.due(), NONE);
+    assert!(!alone.search.is_job_over(alone.now + LEADER_AWAITED), "it has no job");
+}
+
+#[test]
+fn who_may_come_by_a_better_way_is_not_dialled_before_its_time() {
+    let mut node = Searching::new();
+    let later = node.now + REDIAL;
+    node.hear("job", &[Candidate { not_before: Some(later), ..Candidate::at(at(1)) }]);
+    assert_eq!(node.due(), NONE);
+    node.wait(REDIAL);
+    assert!(node.search.poll(node.now));
+    assert_eq!(node.due(), [1]);
 }
 
 #[test]
