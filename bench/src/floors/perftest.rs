@@ -31,10 +31,14 @@ const BYTES: usize = 48 << 20;
 /// Messages of a run that measures time.
 const PINGS: usize = 3_000;
 
-/// Nanoseconds of a message of `size` bytes there and another one back: twice what `ib_send_lat` calls typical.
-pub(crate) fn ping_pong(round: &Round, size: usize) -> Result<Sample, Failure> {
-    let said = run(round, "ib_send_lat", (size, PINGS))?;
-    let typical = column(&said, size, 4).ok_or_else(|| format!("ib_send_lat says: {said}"))?;
+/// Nanoseconds of a message, or a write, of `size` bytes there and another one back: twice what `program` calls typical.
+pub(crate) fn ping_pong(
+    round: &Round,
+    program: &'static str,
+    size: usize,
+) -> Result<Sample, Failure> {
+    let said = run(round, program, (size, PINGS))?;
+    let typical = column(&said, size, 4).ok_or_else(|| format!("{program} says: {said}"))?;
     Ok(Sample::from(typical * 2_000.0))
 }
 

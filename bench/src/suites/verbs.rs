@@ -23,7 +23,10 @@ pub(crate) fn cases() -> Vec<Case> {
         better: Better::Lower,
         cpus: 2,
         ours: Some(Box::new(|round| remote::small(round, SPIN))),
-        floors: vec![("ib_send_lat", Box::new(|round| perftest::ping_pong(round, 64)))],
+        floors: vec![
+            ("ib_send_lat", Box::new(|round| perftest::ping_pong(round, "ib_send_lat", 64))),
+            ("ib_write_lat", Box::new(|round| perftest::ping_pong(round, "ib_write_lat", 64))),
+        ],
     };
     vec![time, bandwidth("verbs_64k_bw", 64 << 10), bandwidth("verbs_1m_bw", 1 << 20)]
 }
