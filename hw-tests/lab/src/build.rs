@@ -10,6 +10,16 @@ use crate::lab::base;
 use crate::report::say;
 use crate::{Error, Result};
 
+/// What all areas need of this workspace, in one command and always the same: what is built by one area, or with one set
+/// of features, is not built again for another.
+///
+/// # Errors
+/// As for [`programs`].
+pub fn nodes() -> Result<Vec<(String, PathBuf)>> {
+    let packages = "-p epicserver -p epicserver-hw-tally -p epicserver-bench";
+    programs(&format!("build --release {packages} --bins --example barrels"))
+}
+
 /// Builds what the words of a `cargo` command say, such as `build --release -p epicserver-bench` or
 /// `test --release --no-run -p epicserver-tipc`, and gives the programs, each with its target's name.
 ///

@@ -19,14 +19,11 @@ pub(crate) struct Programs {
 impl Programs {
     pub(crate) fn build() -> Result<Self> {
         let tests = build::programs("test --release --no-run -p epicserver-verbs")?;
-        let game = build::programs("build --release -p epicserver --example barrels")?;
-        let ours =
-            "build --release -p epicserver-hw-tally -p epicserver -p epicserver-bench --bins";
-        let ours = build::programs(ours)?;
+        let ours = build::nodes()?;
         Ok(Self {
             tests: build::named(&tests, "epicserver_verbs")?,
             layout: build::named(&tests, "layout")?,
-            barrels: build::named(&game, "barrels")?,
+            barrels: build::named(&ours, "barrels")?,
             tally: build::named(&ours, "epicserver-hw-tally")?,
             epic: build::named(&ours, "epic")?,
             bench: build::named(&ours, "epicserver-bench")?,
