@@ -28,6 +28,11 @@ pub fn nodes() -> Result<Vec<(String, PathBuf)>> {
 pub fn programs(words: &str) -> Result<Vec<(String, PathBuf)>> {
     say(&format!("+ cargo {words}"));
     let mut command = Command::new("cargo");
+    // What the cargo says that started this. Build scripts that look at it would run anew, and what needs them be built anew.
+    let ours = std::env::vars_os().map(|(name, _)| name);
+    for name in ours.filter(|name| is_of_a_crate(&name.to_string_lossy())) {
+        command.env_remove(name);
+    }
     command.args(words.split_whitespace()).arg("--message-format=json-render-diagnostics");
     let ran = command.stdin(Stdio::null()).stderr(Stdio::inherit()).output();
     let ran = ran.map_err(|why| Error::Host { what: "run cargo".to_owned(), why })?;
@@ -62,6 +67,12 @@ pub fn named(programs: &[(String, PathBuf)], name: &str) -> Result<PathBuf> {
     let found = programs.iter().find(|(known, _)| known == name);
     let lacks = || Error::Wrong(format!("nothing that was built is called {name}"));
     found.map(|(_, path)| path.clone()).ok_or_else(lacks)
+}
+
+/// Whether cargo sets a variable of this name for one crate alone.
+fn is_of_a_crate(name: &str) -> bool {
+    let beginnings = ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_", "CARGO_CRATE_"];
+    name == "OUT_DIR" || beginnings.iter().any(|beginning| name.starts_with(beginning))
 }
 
 fn program(message: &serde_json::Value) -> Option<(String, PathBuf)> {
