@@ -25,7 +25,9 @@ pub(super) fn begin() {
 }
 
 fn level(wanted: &str) -> LevelFilter {
-    wanted.parse().unwrap_or(LevelFilter::WARN)
+    // Nothing would be read as the name of a level, too.
+    let named = Some(wanted).filter(|wanted| !wanted.is_empty());
+    named.and_then(|named| named.parse().ok()).unwrap_or(LevelFilter::WARN)
 }
 
 impl Subscriber for Lines {
