@@ -149,7 +149,7 @@ pub(crate) struct Joining {
 struct SeatToBe {
     member: Member,
     chosen: Chosen,
-    one_host: bool,
+    kind: CoordinatorKind,
     discovery: Discovery,
     search: Search,
     ways: Ways,
@@ -212,10 +212,9 @@ impl Joining {
         let wanted = usize::try_from(config.fabric.nodes).unwrap_or(usize::MAX);
         let search = Search::new(node, sources(config, step, node)?);
         let ways = Ways::new(config);
-        let one_host = config.coordinator.kind == CoordinatorKind::Local;
+        let kind = config.coordinator.kind;
         let job = step.filter(|step| !step.leads()).map(|_| Arc::default());
-        let seat =
-            SeatToBe { member, chosen, one_host, discovery, search, ways, wanted, bell, job };
+        let seat = SeatToBe { member, chosen, kind, discovery, search, ways, wanted, bell, job };
         Ok((Self { seat, config: control::Config::default() }, options))
     }
 
@@ -305,7 +304,7 @@ impl Fabric {
         let seat = Seat {
             member: seat.member,
             coordinator: seat.chosen.coordinator,
-            one_host: seat.one_host,
+            kind: seat.kind,
             discovery: seat.discovery,
             search: seat.search,
             ways: seat.ways,
