@@ -8,8 +8,10 @@
 
 pub(crate) mod boxed_async_fn;
 pub(crate) mod cache_line;
+pub(crate) mod perftest;
 pub(crate) mod raw_ring;
 pub(crate) mod raw_tcp;
+pub(crate) mod raw_tipc;
 pub(crate) mod tokio_ask;
 pub(crate) mod tokio_rpc;
 pub(crate) mod ucx;

@@ -5,6 +5,8 @@
 
 mod call;
 mod remote;
+mod tipc;
+mod verbs;
 
 use crate::case::{Case, Failure};
 use crate::floors;
@@ -13,17 +15,19 @@ use crate::peer::Serve;
 use crate::probe::Probe;
 
 /// Every suite that the program knows.
-pub(crate) const NAMES: [&str; 2] = ["call", "remote"];
+pub(crate) const NAMES: [&str; 4] = ["call", "remote", "tipc", "verbs"];
 
 /// Every probe that a case may run in a process of its own.
 pub(crate) const PROBES: [(&str, Probe); 2] =
     [("tokio_idle_bytes", floors::tokio_ask::idle_bytes), ("idle_bytes", ours::idle_bytes)];
 
 /// Every peer that a case may start on the other CPU.
-pub(crate) const PEERS: [(&str, Serve); 5] = [
+pub(crate) const PEERS: [(&str, Serve); 7] = [
     (ours::remote::PEER, ours::remote::serve),
+    (floors::perftest::PEER, floors::perftest::serve),
     (floors::raw_ring::PEER, floors::raw_ring::serve),
     (floors::raw_tcp::PEER, floors::raw_tcp::serve),
+    (floors::raw_tipc::PEER, floors::raw_tipc::serve),
     (floors::tokio_rpc::PEER, floors::tokio_rpc::serve),
     (floors::ucx::PEER, floors::ucx::serve),
 ];
@@ -34,6 +38,8 @@ pub(crate) fn cases(wanted: &str) -> Result<Vec<Case>, Failure> {
     let mut cases = match suite {
         "call" => call::cases(),
         "remote" => remote::cases(),
+        "tipc" => tipc::cases(),
+        "verbs" => verbs::cases(),
         _ => return Err(format!("there is no suite {suite}").into()),
     };
     cases.retain(|case| only.is_none_or(|only| case.case == only));

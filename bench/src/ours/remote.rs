@@ -41,11 +41,24 @@ const BULK: usize = 64 << 20;
 /// How many times as long a round of `p99` is: several such arguments should arrive in it.
 const P99_ROUND: u32 = 5;
 
+/// Exists once the kernel has loaded TIPC.
+const TIPC_LOADED: &str = "/proc/sys/net/tipc";
+
+/// Exists once the kernel has a device for RDMA.
+const DEVICES: &str = "/dev/infiniband";
+
 /// What the two nodes talk over.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Link {
     Tcp,
     Shm,
+    Tipc,
+    Verbs,
+}
+
+impl Link {
+    const ALL: [(&'static str, Self); 4] =
+        [("tcp", Self::Tcp), ("shm", Self::Shm), ("tipc", Self::Tipc), ("verbs", Self::Verbs)];
 }
 
 /// How the two nodes are set up.
@@ -58,10 +71,8 @@ pub(crate) struct Setting {
 impl Setting {
     /// As words on a peer's command line.
     fn words(self) -> [&'static str; 2] {
-        let link = match self.link {
-            Link::Tcp => "tcp",
-            Link::Shm => "shm",
-        };
+        let known = Link::ALL.iter().find(|(_, link)| *link == self.link);
+        let link = known.map_or("", |(name, _)| name);
         let idle = match self.idle {
             IdleMode::Latency => "latency",
             IdleMode::Balanced => "balanced",
@@ -72,9 +83,9 @@ impl Setting {
 
     fn of_words(link: &str, idle: &str) -> Option<Self> {
         let idles = [IdleMode::Latency, IdleMode::Balanced, IdleMode::Power];
-        let all = idles.into_iter().flat_map(|idle| {
-            [Link::Tcp, Link::Shm].into_iter().map(move |link| Self { link, idle })
-        });
+        let all = idles
+            .into_iter()
+            .flat_map(|idle| Link::ALL.into_iter().map(move |(_, link)| Self { link, idle }));
         all.into_iter().find(|setting| setting.words() == [link, idle])
     }
 
@@ -86,6 +97,8 @@ impl Setting {
         config.network.transport = match self.link {
             Link::Tcp => Transport::Tcp,
             Link::Shm => Transport::Shm,
+            Link::Tipc => Transport::Tipc,
+            Link::Verbs => Transport::Verbs,
         };
         config.network.io = config.network.io.or(Some(IoThreads::Fused));
         config.runtime.idle = self.idle;
@@ -156,6 +169,14 @@ fn between_two_nodes(
     setting: Setting,
     task: impl AsyncFnOnce(There) -> Result<Sample, Failure> + Send + 'static,
 ) -> Result<Sample, Failure> {
+    if setting.link == Link::Tipc && !Path::new(TIPC_LOADED).exists() {
+        let why = "no TIPC here; `hw-tests/run tipc` runs this where it is".to_owned();
+        return Err(Skipped(why).into());
+    }
+    if setting.link == Link::Verbs && !Path::new(DEVICES).exists() {
+        let why = "no device for RDMA; `hw-tests/run verbs` runs this where one is".to_owned();
+        return Err(Skipped(why).into());
+    }
     let folder = Folder::new();
     let path = folder.0.to_str().ok_or("the folder for temporary files has a strange name")?;
     let [link, idle] = setting.words();
@@ -163,14 +184,30 @@ fn between_two_nodes(
     let node = setting.start(&folder.0)?;
     match (setting.link, has_tcp_connection()?) {
         (Link::Shm, true) => return Err(Skipped("the link runs over tcp".to_owned()).into()),
+        (Link::Tipc, true) => return Err("the link runs over tcp".into()),
+        // Its control connection is one.
+        (Link::Verbs, _) if has_device()? => {}
+        (Link::Verbs, _) => return Err("the link does not run over verbs".into()),
         (Link::Tcp, false) => return Err("the link does not run over tcp".into()),
-        (Link::Tcp, true) | (Link::Shm, false) => {}
+        (Link::Tcp, true) | (Link::Shm | Link::Tipc, false) => {}
     }
     let sample = node.run(async move |pool| task(There::find(&pool).await?).await)??;
     if !node.stop() {
         return Err("calls were still under way at the end".into());
     }
     Ok(sample)
+}
+
+/// Whether this process has a device for RDMA open.
+fn has_device() -> Result<bool, Failure> {
+    for entry in std::fs::read_dir("/proc/self/fd")? {
+        // One that was closed meanwhile is not the device.
+        let Ok(target) = std::fs::read_link(entry?.path()) else { continue };
+        if target.starts_with(DEVICES) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Whether this process has an established TCP connection. Floors have closed theirs (B3), so it is

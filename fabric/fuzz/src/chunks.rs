@@ -6,7 +6,7 @@ use epicserver_proto::session::{Session, Window};
 use epicserver_proto::transfers::{
     CHUNK_BYTES, IN_FLIGHT_BYTES, Incoming, Outgoing, TRANSFERS_MAX,
 };
-use epicserver_wire::frame::Frame;
+use epicserver_wire::frame::{Frame, Part};
 use epicserver_wire::header::{Credit, Header, Kind};
 use epicserver_wire::limits::MESSAGE_BYTES_MAX;
 use epicserver_wire::{ShardId, Token};
@@ -49,7 +49,7 @@ fn incoming(mut input: Input<'_>) {
         let header = Header::new(Kind::Chunk, from, ShardId::new(0));
         let header = Header { token: key.1, method: total, left: offset, ..header };
         let expected = account(&mut open, key, (offset, total), bytes);
-        match (incoming.chunk(&header, bytes), expected) {
+        match (incoming.chunk(&header, Part::all(&Frame::copy_of(bytes))), expected) {
             // That ends the link.
             (Err(_), None) => return,
             (Ok(None), Some(None)) => {}
@@ -132,7 +132,7 @@ fn deliver(
     let header = Header::new(Kind::Chunk, from, ShardId::new(0));
     let header =
         Header { token: chunk.transfer, method: chunk.total, left: chunk.offset, ..header };
-    let whole = inc.chunk(&header, part.bytes()).expect("sound chunks fit");
+    let whole = inc.chunk(&header, Part::all(&part)).expect("sound chunks fit");
     assert_eq!(whole.is_some(), chunk.last);
     if let Some(whole) = whole {
         let sent = under_way.remove(&chunk.transfer).expect("it was begun");

@@ -77,8 +77,9 @@ impl WakeSink for NoWakes {
     fn wake(&self, _: TurnId) {}
 }
 
+/// Slots of a transport that takes bodies up to so many bytes.
 #[derive(Debug)]
-struct Heap;
+struct Heap(usize);
 
 impl Slots for Heap {
     fn slot_bytes(&self) -> usize {
@@ -91,6 +92,10 @@ impl Slots for Heap {
 
     fn give_back(&self, slot: Box<dyn Slot>) {
         drop(slot);
+    }
+
+    fn body_bytes(&self) -> usize {
+        self.0
     }
 }
 
@@ -136,6 +141,9 @@ struct Pair {
     /// Methods that each node believes the other to have in another form.
     differing: [Vec<MethodId>; 2],
     bulk_bytes: usize,
+    body_bytes: usize,
+    /// The longest body that left.
+    longest: usize,
 }
 
 impl Pair {
@@ -152,6 +160,8 @@ impl Pair {
             now,
             differing,
             bulk_bytes: usize::MAX,
+            body_bytes: 0,
+            longest: 0,
         };
         let directory = Arc::new(Directory::of(pair.nodes.iter().map(|node| Share::of(node.id))));
         for at in 0..2 {
@@ -173,7 +183,7 @@ impl Pair {
                 shards: 2,
                 theirs: WINDOW,
                 ours: WINDOW,
-                slots: Arc::new(Heap),
+                slots: Arc::new(Heap(self.body_bytes)),
                 differing: self.differing[at].clone().into(),
                 bulk_bytes: self.bulk_bytes,
             };
@@ -209,6 +219,7 @@ impl Pair {
                 }
                 Effect::Transmit { head, body, .. } => {
                     let mut bytes = head.bytes().to_vec();
+                    self.longest = self.longest.max(body.as_ref().map_or(0, Frame::len));
                     bytes.extend_from_slice(body.as_ref().map_or(&[], Frame::bytes));
                     assert!(bytes.len().is_multiple_of(16), "messages are padded");
                     self.wires[1 - node].push_back(Frame::copy_of(&bytes));
@@ -402,6 +413,25 @@ fn a_long_value_of_many_pieces_arrives_whole() {
     let sent = words.clone();
     let got = pair.run(async move |pool| pool.get::<Echo>(key).words(sent).await);
     assert_eq!(got, Ok(words));
+}
+
+#[test]
+fn where_bodies_are_taken_long_messages_leave_as_such_and_keep_their_place() {
+    let mut pair = Pair::new();
+    pair.body_bytes = 1 << 20;
+    pair.join();
+    let key = pair.key(1);
+    let got = pair.run(async move |pool| {
+        let echo = pool.get::<Echo>(key);
+        let lens = [3 << 20, 0, 100_000, 50, 70_000];
+        let calls: Vec<_> = (0..).zip(lens).map(|(n, len)| echo.add(n, vec![0; len])).collect();
+        for call in calls {
+            call.await?;
+        }
+        Ok::<_, CallError>((echo.seen().await?, echo.big(5 << 20).await?.len()))
+    });
+    assert_eq!(got, Ok(((0..5).collect(), 5 << 20)));
+    assert_eq!(pair.longest, 1 << 20);
 }
 
 /// A call of which the first chunks have left. The rest waits until the other node has taken them in.

@@ -7,7 +7,7 @@
 //!
 //! # Invariants
 //! - **X1** The chunks of one transfer leave in order, and transfers of one lane take turns.
-//! - **X2** At most [`IN_FLIGHT_BYTES`] of a lane's transfers have been sent and not been taken in; and
+//! - **X2** At most [`Pace::in_flight`] bytes of a lane's transfers have been sent and not been taken in; and
 //!   [`BESIDE_BYTES`] when the last of them was sent, if a message had passed them shortly before.
 //! - **X3** A receiver holds at most [`TRANSFERS_MAX`] unfinished transfers of a peer's shard, each
 //!   as long as its first chunk said and no longer than a message may be. Memory is taken as bytes come.
@@ -19,7 +19,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use epicserver_wire::frame::{FRAME_ALIGN, Frame};
+use epicserver_wire::frame::{FRAME_ALIGN, Frame, Part};
 use epicserver_wire::header::{Header, Violation};
 use epicserver_wire::limits::MESSAGE_BYTES_MAX;
 use epicserver_wire::rkyv::util::AlignedVec;
@@ -36,12 +36,45 @@ pub const IN_FLIGHT_BYTES: usize = 512 << 10;
 pub const BESIDE_BYTES: usize = 64 << 10;
 /// Bytes of transfers after which nobody is expected to pass them any more.
 const LONELY_BYTES: usize = 4 << 20;
+/// Bodies of a lane that may be under way where a link takes them from where they lie.
+const BODIES_IN_FLIGHT: usize = 4;
 /// Transfers of one lane that may have begun; further ones wait.
 pub const TRANSFERS_MAX: usize = 16;
 
 const _: () = assert!(CHUNK_BYTES.is_multiple_of(FRAME_ALIGN), "chunks are cut where padding ends");
 const _: () = assert!(CHUNK_BYTES <= BESIDE_BYTES, "a chunk must fit what may be under way");
 const _: () = assert!(BESIDE_BYTES <= IN_FLIGHT_BYTES, "it is the narrower of the two");
+
+/// How fast a link carries transfers while nobody else has anything to say.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Pace {
+    /// Bytes of one chunk, at most.
+    pub chunk: usize,
+    /// Bytes of a lane's transfers that may be under way.
+    pub in_flight: usize,
+}
+
+impl Pace {
+    /// Over a link that carries chunks in its slots.
+    pub const SLOTS: Self = Self { chunk: CHUNK_BYTES, in_flight: IN_FLIGHT_BYTES };
+
+    /// Over a link that takes bodies of `body_bytes` from where they lie: each costs a round trip, so chunks are as
+    /// long as that, and some are under way at a time. If it takes none, they go in its slots.
+    #[must_use]
+    pub fn of_bodies(body_bytes: usize) -> Self {
+        let chunk = body_bytes / FRAME_ALIGN * FRAME_ALIGN;
+        match chunk > CHUNK_BYTES {
+            true => Self { chunk, in_flight: BODIES_IN_FLIGHT * chunk },
+            false => Self::SLOTS,
+        }
+    }
+
+    /// Whether chunks leave as bodies.
+    #[must_use]
+    pub fn is_of_bodies(self) -> bool {
+        self != Self::SLOTS
+    }
+}
 
 /// One chunk that may leave now.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -66,8 +99,9 @@ struct Sending {
 }
 
 /// The transfers that one lane sends.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Outgoing {
+    pace: Pace,
     waiting: VecDeque<Sending>,
     turn: VecDeque<Sending>,
     in_flight: usize,
@@ -76,7 +110,20 @@ pub struct Outgoing {
     serial: u32,
 }
 
+impl Default for Outgoing {
+    fn default() -> Self {
+        Self::new(Pace::SLOTS)
+    }
+}
+
 impl Outgoing {
+    /// Those of a lane over a link of this pace.
+    #[must_use]
+    pub fn new(pace: Pace) -> Self {
+        let (waiting, turn) = (VecDeque::new(), VecDeque::new());
+        Self { pace, waiting, turn, in_flight: 0, company: 0, serial: 0 }
+    }
+
     /// Begins the transfer of a message of `total` bytes, padding included; its number is given.
     pub fn begin(&mut self, total: u32) -> Token {
         let transfer = Token::new(self.serial, 0);
@@ -112,8 +159,14 @@ impl Outgoing {
     /// Whether a chunk may leave now (**X2**).
     #[must_use]
     pub fn may_send(&self) -> bool {
-        let window = if self.company > 0 { BESIDE_BYTES } else { IN_FLIGHT_BYTES };
-        !self.is_empty() && self.in_flight + CHUNK_BYTES <= window
+        let Pace { chunk, in_flight } = self.now();
+        !self.is_empty() && self.in_flight + chunk <= in_flight
+    }
+
+    /// The pace now: narrow beside other messages.
+    fn now(&self) -> Pace {
+        let beside = Pace { chunk: CHUNK_BYTES, in_flight: BESIDE_BYTES };
+        if self.company > 0 { beside } else { self.pace }
     }
 
     /// The next chunk of at most `bytes_max` bytes (**X1**), if one may leave now (**X2**).
@@ -125,7 +178,7 @@ impl Outgoing {
             self.turn.extend(self.waiting.pop_front());
         }
         let mut sending = self.turn.pop_front()?;
-        let size = CHUNK_BYTES.min(bytes_max / FRAME_ALIGN * FRAME_ALIGN).max(FRAME_ALIGN);
+        let size = self.now().chunk.min(bytes_max / FRAME_ALIGN * FRAME_ALIGN).max(FRAME_ALIGN);
         let (offset, total) = (sending.offset, sending.total);
         let len = u32::try_from(size).ok()?.min(total - offset);
         sending.offset += len;
@@ -188,7 +241,8 @@ impl Incoming {
     ///
     /// # Errors
     /// If it does not fit what came before (**X1**, **X3**).
-    pub fn chunk(&mut self, header: &Header, bytes: &[u8]) -> Result<Option<Frame>, Violation> {
+    pub fn chunk(&mut self, header: &Header, part: Part<'_>) -> Result<Option<Frame>, Violation> {
+        let bytes = part.bytes();
         let wrong = Violation::Unexpected("a chunk that does not fit its transfer");
         let total = header.method as usize;
         if total > MESSAGE_BYTES_MAX || !total.is_multiple_of(FRAME_ALIGN) || bytes.is_empty() {
@@ -199,6 +253,11 @@ impl Incoming {
             let begun = self.open.keys().filter(|(from, _)| *from == header.from).count();
             if begun >= TRANSFERS_MAX || self.open.contains_key(&key) {
                 return Err(Violation::Unexpected("a transfer too many"));
+            }
+            if bytes.len() == total {
+                // It is whole as it came.
+                *self.taken.entry(header.from).or_default() += header.method;
+                return Ok(Some(part.share()));
             }
             // X3: what was announced may never come, so nothing new is taken for it.
             self.open.insert(key, Receiving { total, bytes: self.spares.take(total) });
@@ -239,6 +298,10 @@ mod tests {
         Header { token: chunk.transfer, method: chunk.total, left: chunk.offset, ..header }
     }
 
+    fn take(inc: &mut Incoming, header: &Header, bytes: &[u8]) -> Result<Option<Frame>, Violation> {
+        inc.chunk(header, Part::all(&Frame::copy_of(bytes)))
+    }
+
     fn bytes(bytes: usize) -> u32 {
         u32::try_from(bytes).unwrap()
     }
@@ -252,7 +315,7 @@ mod tests {
         while let Some(chunk) = out.next(usize::MAX) {
             order.push(chunk.transfer.index());
             let part = vec![u8::try_from(chunk.transfer.index()).unwrap(); chunk.len as usize];
-            let whole = inc.chunk(&header(&chunk), &part).unwrap();
+            let whole = take(&mut inc, &header(&chunk), &part).unwrap();
             arrived.extend(whole.map(|whole| (whole.bytes()[0], whole.len())));
         }
         assert_eq!(order, [0, 0, 1, 0], "the second begins when it is its turn");
@@ -294,11 +357,34 @@ mod tests {
     }
 
     #[test]
+    fn x2_a_link_that_takes_bodies_has_longer_chunks_but_not_beside_other_messages() {
+        let body = 1 << 20;
+        let mut out = Outgoing::new(Pace::of_bodies(body + 7));
+        out.begin(bytes(MESSAGE_BYTES_MAX));
+        assert_eq!(out.next(body).map(|chunk| chunk.len), Some(bytes(body)));
+        assert_eq!(send_all(&mut out), (BODIES_IN_FLIGHT - 1) * body);
+        out.taken(BODIES_IN_FLIGHT * body).unwrap();
+        out.passed();
+        assert_eq!(out.next(body).map(|chunk| chunk.len), Some(bytes(CHUNK_BYTES)));
+        assert_eq!(Pace::of_bodies(CHUNK_BYTES), Pace::SLOTS);
+    }
+
+    #[test]
+    fn a_message_that_comes_in_one_chunk_is_not_copied() {
+        let mut inc = Incoming::default();
+        let frame = Frame::copy_of(&[7; 64]);
+        let header = Header { method: 64, ..Header::new(Kind::Chunk, FROM, ShardId::new(0)) };
+        let whole = inc.chunk(&header, Part::all(&frame)).unwrap().unwrap();
+        assert_eq!(whole.bytes().as_ptr(), frame.bytes().as_ptr());
+        assert_eq!(inc.next_taken(), Some((FROM, 64)));
+    }
+
+    #[test]
     fn x3_memory_is_taken_as_bytes_come_and_not_as_they_are_announced() {
         let mut inc = Incoming::default();
         let header = Header::new(Kind::Chunk, FROM, ShardId::new(0));
         let total = u32::try_from(MESSAGE_BYTES_MAX).unwrap();
-        assert!(inc.chunk(&Header { method: total, ..header }, &[0; 16]).unwrap().is_none());
+        assert!(take(&mut inc, &Header { method: total, ..header }, &[0; 16]).unwrap().is_none());
         let held: usize = inc.open.values().map(|message| message.bytes.capacity()).sum();
         assert!(held <= 64, "{held} bytes for 16");
     }
@@ -309,15 +395,15 @@ mod tests {
         let first =
             Chunk { transfer: Token::new(1, 0), offset: 0, total: 64, len: 32, last: false };
         let head = header(&first);
-        assert!(inc.chunk(&Header { left: 32, ..head }, &[0; 16]).is_err(), "never begun");
-        assert!(inc.chunk(&head, &[0; 32]).unwrap().is_none());
-        assert!(inc.chunk(&head, &[0; 32]).is_err(), "begun twice");
-        assert!(inc.chunk(&Header { left: 16, ..head }, &[0; 16]).is_err(), "out of order");
-        assert!(inc.chunk(&Header { left: 32, ..head }, &[0; 64]).is_err(), "too long");
+        assert!(take(&mut inc, &Header { left: 32, ..head }, &[0; 16]).is_err(), "never begun");
+        assert!(take(&mut inc, &head, &[0; 32]).unwrap().is_none());
+        assert!(take(&mut inc, &head, &[0; 32]).is_err(), "begun twice");
+        assert!(take(&mut inc, &Header { left: 16, ..head }, &[0; 16]).is_err(), "out of order");
+        assert!(take(&mut inc, &Header { left: 32, ..head }, &[0; 64]).is_err(), "too long");
         for n in 2..=u32::try_from(TRANSFERS_MAX).unwrap() {
             let begun = Header { token: Token::new(n, 0), ..head };
-            assert!(inc.chunk(&begun, &[0; 32]).unwrap().is_none());
+            assert!(take(&mut inc, &begun, &[0; 32]).unwrap().is_none());
         }
-        assert!(inc.chunk(&Header { token: Token::new(99, 0), ..head }, &[0; 32]).is_err());
+        assert!(take(&mut inc, &Header { token: Token::new(99, 0), ..head }, &[0; 32]).is_err());
     }
 }

@@ -89,7 +89,10 @@ impl Net {
         let slots = 1 + u32::try_from(rng.below(32)).unwrap_or(0);
         // A frame has a slot, so no line is ever full.
         let frames_max = slots as usize;
-        let options = Options { delay_max, frames_max, slots, slot_bytes, lines_max: LINES_MAX };
+        // Half of all transports take bodies from where they lie.
+        let body_bytes = if slots.is_multiple_of(2) { 1 << 20 } else { 0 };
+        let lines_max = LINES_MAX;
+        let options = Options { delay_max, frames_max, slots, slot_bytes, body_bytes, lines_max };
         Self {
             lines: Lines::new(rng.next(), options),
             ends: Vec::new(),

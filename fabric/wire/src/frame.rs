@@ -36,6 +36,11 @@ pub trait Slots: fmt::Debug + Send + Sync {
     fn reserve(self: Arc<Self>) -> Option<FrameMut>;
     /// A slot comes back (**W10**).
     fn give_back(&self, slot: Box<dyn Slot>);
+    /// The longest body of a parcel that the transport takes from where it lies and brings to where it is read, in
+    /// bytes: for such bodies slots would only be copies. 0 where the transport copies anyway.
+    fn body_bytes(&self) -> usize {
+        0
+    }
 }
 
 /// A slot that is being filled, or was filled and is on its way out.

@@ -78,6 +78,14 @@ pub const WINDOW_BYTES_MAX: u64 = Credit::UNIT_BYTES as u64 * u16::MAX as u64;
 pub const WINDOW_MESSAGES_MIN: u64 = 16;
 /// Most that [`NetworkConfig::window_messages`] may be: what a credit can say.
 pub const WINDOW_MESSAGES_MAX: u64 = u16::MAX as u64;
+/// Least that [`VerbsConfig::slot_bytes`] may be.
+pub const SLOT_BYTES_MIN: u64 = epicserver_verbs::SLOT_BYTES_MIN as u64;
+/// Most that [`VerbsConfig::slot_bytes`] may be.
+pub const SLOT_BYTES_MAX: u64 = epicserver_verbs::SLOT_BYTES_MAX as u64;
+/// Most that [`VerbsConfig::slots`] may be.
+pub const SLOTS_MAX: u64 = epicserver_verbs::WINDOW_MAX as u64;
+/// Longest name of a device, in bytes: what the kernel has.
+pub const DEVICE_BYTES_MAX: usize = 63;
 /// Least that [`DiscoveryConfig::resolve_every`] may be, in milliseconds.
 pub const RESOLVE_EVERY_MS_MIN: u64 = 1_000;
 /// Most that [`DiscoveryConfig::resolve_every`] may be, in milliseconds: an hour.
@@ -248,8 +256,9 @@ pub struct NetworkConfig {
     /// The network interface to listen at, with all its addresses, instead of `listen`.
     #[serde(deserialize_with = "units::interface")]
     pub interface: Option<String>,
-    /// Nodes of other machines to begin with, at most [`SEEDS_MAX`]. Each is `tcp://host:port`; a host that
-    /// is a name stands for every address that the name service knows of it.
+    /// Nodes of other machines to begin with, at most [`SEEDS_MAX`]. Each is `tcp://host:port`, or
+    /// `verbs://host:port` where that is the transport; a host that is a name stands for every address that the
+    /// name service knows of it.
     #[serde(deserialize_with = "units::seeds")]
     pub seeds: Vec<Address>,
     /// Which threads drive the transports; chosen by the number of CPUs if absent.
@@ -258,6 +267,10 @@ pub struct NetworkConfig {
     pub driver: Option<DriverKind>,
     /// The certificates of TLS; no TLS if absent. All nodes of a fabric have them, or none.
     pub tls: Option<TlsConfig>,
+    /// How TIPC is used, where it is the transport.
+    pub tipc: TipcConfig,
+    /// Which device is used and how, where verbs are the transport.
+    pub verbs: VerbsConfig,
     /// Arguments and replies above so many bytes go beside the stream of small messages, so that
     /// these do not wait for them. [`BULK_BYTES_MIN`] to [`BULK_BYTES_MAX`], 64 KiB unless set.
     #[serde(deserialize_with = "units::bytes::<BULK_BYTES_MIN, BULK_BYTES_MAX, _>")]
@@ -281,6 +294,8 @@ impl Default for NetworkConfig {
             io: None,
             driver: None,
             tls: None,
+            tipc: TipcConfig::default(),
+            verbs: VerbsConfig::default(),
             bulk_bytes: 64 << 10,
             window_bytes: 8 << 20,
             window_messages: 1024,
@@ -300,6 +315,25 @@ pub enum Transport {
     Tcp,
     /// Shared memory alone: nodes of other hosts are not reached.
     Shm,
+    /// TIPC, to processes of the same host too. Nodes of all machines that it connects find each other.
+    Tipc,
+    /// InfiniBand or RoCE, to processes of the same host too; TCP, and a warning, on a machine that has no
+    /// device or no library for it.
+    Verbs,
+}
+
+impl Transport {
+    /// Its name in a configuration.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Tcp => "tcp",
+            Self::Shm => "shm",
+            Self::Tipc => "tipc",
+            Self::Verbs => "verbs",
+        }
+    }
 }
 
 /// Which threads drive the transports.
@@ -338,6 +372,82 @@ pub struct TlsConfig {
     pub cert: PathBuf,
     /// The private key of `cert`, in PEM; refused if everybody may read it.
     pub key: PathBuf,
+}
+
+/// `[network.tipc]`: the use of TIPC. Its encryption is the kernel's, and set up for the whole machine.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct TipcConfig {
+    /// How much messages count where a machine has more to send than its links take; [`Importance::Medium`] unless set.
+    pub importance: Importance,
+}
+
+/// How much messages over TIPC count: what is more important may queue longer, and is refused later.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum Importance {
+    /// As those of any program that asks for nothing.
+    Low,
+    /// More than that.
+    #[default]
+    Medium,
+    /// Before most.
+    High,
+    /// Before all.
+    Critical,
+}
+
+/// `[network.verbs]`: the device for InfiniBand or RoCE, and its use. What is absent is chosen, and the choice logged.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct VerbsConfig {
+    /// The device by the kernel's name, of at most [`DEVICE_BYTES_MAX`] bytes; the first with an active port if absent.
+    #[serde(deserialize_with = "units::device")]
+    pub device: Option<String>,
+    /// Its port, 1 to 254; the first that is active if absent.
+    #[serde(deserialize_with = "units::device_port")]
+    pub port: Option<u8>,
+    /// The index of its GID, 0 to 255; RoCE v2 before v1 and IPv4 before IPv6 if absent.
+    #[serde(deserialize_with = "units::gid_index")]
+    pub gid_index: Option<u8>,
+    /// The bytes of one packet, at most: 256, 512, 1,024, 2,048 or 4,096; what the port has if absent.
+    #[serde(deserialize_with = "units::mtu")]
+    pub mtu: Option<epicserver_verbs::Mtu>,
+    /// The partition, as the subnet manager numbers it, 1 to 65,535; the port's first if absent.
+    #[serde(deserialize_with = "units::pkey")]
+    pub pkey: Option<u16>,
+    /// The traffic class of packets, 0 to 255, by which switches and routers tell them apart.
+    #[serde(deserialize_with = "units::whole::<0, 255, u8, _>")]
+    pub traffic_class: u8,
+    /// The service level of InfiniBand, or the priority of Ethernet, 0 to 15.
+    #[serde(deserialize_with = "units::whole::<0, 15, u8, _>")]
+    pub service_level: u8,
+    /// Bytes of a slot in which messages are received, [`SLOT_BYTES_MIN`] to [`SLOT_BYTES_MAX`] in whole KiB; 8 KiB
+    /// unless set. Links take the lesser of both ends.
+    #[serde(deserialize_with = "units::slot_bytes")]
+    pub slot_bytes: u64,
+    /// Slots that each peer may fill before it has to wait, 1 to [`SLOTS_MAX`]; 64 unless set.
+    #[serde(deserialize_with = "units::whole::<1, SLOTS_MAX, u16, _>")]
+    pub slots: u16,
+}
+
+impl Default for VerbsConfig {
+    fn default() -> Self {
+        Self {
+            device: None,
+            port: None,
+            gid_index: None,
+            mtu: None,
+            pkey: None,
+            traffic_class: 0,
+            service_level: 0,
+            slot_bytes: SLOT_BYTES_MIN,
+            slots: 64,
+        }
+    }
 }
 
 /// `[discovery]`: how other nodes are found.

@@ -8,6 +8,7 @@ mod coordinators;
 mod gate;
 mod job;
 mod key;
+mod services;
 mod sources;
 mod step;
 mod thread;
@@ -42,6 +43,7 @@ use sources::sources;
 pub(crate) use step::adapted;
 use thread::{Seat, Thread};
 use ways::Ways;
+pub(crate) use ways::verbs_of;
 
 /// How often a node that waits for others says so.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -91,6 +93,9 @@ pub enum FabricError {
         /// Why it cannot be.
         source: std::io::Error,
     },
+    /// Nodes of other machines cannot be found by TIPC.
+    #[error("cannot use TIPC: {0}")]
+    Tipc(#[source] std::io::Error),
     /// The coordinator `local` cannot be used.
     #[error("cannot use the coordinator `local`: {0}")]
     Local(#[from] local::Error),
@@ -146,8 +151,7 @@ pub(crate) struct Joining {
 struct SeatToBe {
     member: Member,
     chosen: Chosen,
-    one_host: bool,
-    hands_over: bool,
+    kind: CoordinatorKind,
     discovery: Discovery,
     search: Search,
     ways: Ways,
@@ -205,26 +209,14 @@ impl Joining {
             }),
             identity,
             bulk_bytes: usize::try_from(config.network.bulk_bytes).unwrap_or(usize::MAX),
-            transports: ways::transports(config, discovery.path())?,
+            transports: ways::transports(config, (node, &key), discovery.path())?,
         };
         let wanted = usize::try_from(config.fabric.nodes).unwrap_or(usize::MAX);
         let search = Search::new(node, sources(config, step, node)?);
         let ways = Ways::new(config);
-        let one_host = config.coordinator.kind == CoordinatorKind::Local;
-        let hands_over = config.coordinator.kind != CoordinatorKind::Static;
+        let kind = config.coordinator.kind;
         let job = step.filter(|step| !step.leads()).map(|_| Arc::default());
-        let seat = SeatToBe {
-            member,
-            chosen,
-            one_host,
-            hands_over,
-            discovery,
-            search,
-            ways,
-            wanted,
-            bell,
-            job,
-        };
+        let seat = SeatToBe { member, chosen, kind, discovery, search, ways, wanted, bell, job };
         Ok((Self { seat, config: control::Config::default() }, options))
     }
 
@@ -315,7 +307,7 @@ impl Fabric {
             gate: Arc::clone(&gate),
             bell: bell.clone(),
             job,
-            hands_over: seat.hands_over,
+            hands_over: seat.kind != CoordinatorKind::Static,
             thread: None,
         };
         let Some(wires) = host.wires().map(Arc::clone) else { return Ok(fabric) };
@@ -328,7 +320,7 @@ impl Fabric {
         let seat = Seat {
             member: seat.member,
             coordinator: seat.chosen.coordinator,
-            one_host: seat.one_host,
+            kind: seat.kind,
             discovery: seat.discovery,
             search: seat.search,
             ways: seat.ways,

@@ -43,6 +43,7 @@ mod client;
 pub mod config;
 #[doc(hidden)]
 pub mod discovery;
+mod doctor;
 mod fabric;
 mod node;
 mod program;
@@ -87,5 +88,5 @@ pub mod __private {
     #[cfg(feature = "serde")]
     pub use serde;
 
-    pub use crate::program::{Outcome, main};
+    pub use crate::program::{Outcome, epic, main};
 }

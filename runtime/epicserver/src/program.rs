@@ -10,6 +10,7 @@
 #![expect(clippy::print_stderr, reason = "a program says why it failed, and that it serves")]
 
 mod arguments;
+mod log;
 #[cfg(test)]
 mod tests;
 
@@ -28,7 +29,7 @@ use signal_hook::iterator::Signals;
 
 use crate::config::{Config, ConfigError};
 use crate::fabric::Job;
-use crate::{Node, NodeError};
+use crate::{Node, NodeError, doctor};
 use arguments::{Command, Request, Task};
 
 /// What `setup` may return.
@@ -89,6 +90,8 @@ enum Failure {
     Setup(String),
     #[error("not all calls under way were done in time")]
     Undrained,
+    #[error("this machine lacks something that the configured transport cannot go without")]
+    Lacking,
 }
 
 impl Failure {
@@ -100,7 +103,8 @@ impl Failure {
             | Self::Thread(_)
             | Self::Output(_)
             | Self::Setup(_)
-            | Self::Undrained => FAILED,
+            | Self::Undrained
+            | Self::Lacking => FAILED,
         }
     }
 }
@@ -110,13 +114,33 @@ fn main_with<R: Outcome>(
     register: Register,
     setup: impl AsyncFnOnce(Pool) -> R + Send + 'static,
 ) -> u8 {
-    let done = Request::parse(arguments)
+    let done = Request::parse(arguments, arguments::COMMANDS)
         .map_err(Failure::Arguments)
         .and_then(|request| obey(&request, register, setup));
+    code_of(done)
+}
+
+/// The program `epic`, which has no entities: it looks after machines and nodes.
+pub fn epic() -> ExitCode {
+    let done = Request::parse(env::args_os(), arguments::COMMANDS_OF_EPIC);
+    ExitCode::from(code_of(
+        done.map_err(Failure::Arguments).and_then(|request| look_after(&request)),
+    ))
+}
+
+fn look_after(request: &Request) -> Result<(), Failure> {
+    match request.task {
+        Task::Version => say_version(request),
+        Task::Command(Some(Command::Doctor)) => doctor(&Config::load(request.config.as_deref())?),
+        Task::Help | Task::Command(_) => say(&arguments::help_of_epic(&request.program)),
+    }
+}
+
+fn code_of(done: Result<(), Failure>) -> u8 {
     match done {
         Ok(()) => WELL,
         Err(failure) => {
-            eprintln!("Error: {failure}");
+            eprintln!("Error: {}", in_full(&failure));
             failure.code()
         }
     }
@@ -129,21 +153,45 @@ fn obey<R: Outcome>(
 ) -> Result<(), Failure> {
     let task = match request.task {
         Task::Help => return say(&arguments::help(&request.program)),
-        Task::Version => {
-            let version = env!("CARGO_PKG_VERSION");
-            return say(&format!("{} (epicserver {version})\n", request.program));
-        }
+        Task::Version => return say_version(request),
         Task::Command(Some(command)) => command,
         Task::Command(None) => {
             let rank = env::var_os(arguments::RANK_VARIABLE);
             Command::by_rank(rank.as_deref()).map_err(Failure::Arguments)?
         }
     };
+    log::begin();
     let config = Config::load(request.config.as_deref())?;
     match task {
         Command::Run => run(&config, register, setup),
         Command::Serve => serve(&config, register),
+        Command::Doctor => doctor(&config),
     }
+}
+
+fn say_version(request: &Request) -> Result<(), Failure> {
+    let version = env!("CARGO_PKG_VERSION");
+    say(&format!("{} (epicserver {version})\n", request.program))
+}
+
+fn doctor(config: &Config) -> Result<(), Failure> {
+    let (report, sound) = doctor::examine(config);
+    say(&report)?;
+    if sound { Ok(()) } else { Err(Failure::Lacking) }
+}
+
+/// An error with what it came from, as far as it does not say that itself.
+fn in_full(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        let cause = error.to_string();
+        if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+        source = error.source();
+    }
+    text
 }
 
 fn say(text: &str) -> Result<(), Failure> {

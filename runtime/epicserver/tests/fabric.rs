@@ -134,7 +134,7 @@ fn echoes(config: &Config) {
 #[test]
 fn long_arguments_and_replies_arrive_whole_over_every_transport() {
     within(|| {
-        for transport in [Transport::Tcp, Transport::Shm, Transport::Auto] {
+        for transport in [Transport::Tcp, Transport::Shm, Transport::Auto, Transport::Verbs] {
             let dir = RunDir::new();
             let mut config = config(dir.path(), 2);
             config.network.transport = transport;

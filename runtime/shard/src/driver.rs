@@ -13,6 +13,8 @@ mod epoll;
 mod sockets;
 #[cfg(test)]
 pub(crate) mod tests;
+#[expect(unsafe_code, reason = "an address of TIPC is told to the kernel as it lies in memory")]
+mod tipc;
 #[expect(unsafe_code, reason = "the kernel reads and writes memory by its address")]
 mod uring;
 
@@ -80,6 +82,8 @@ fn connect_to(socket: &impl AsFd, to: &SocketAddress) -> Result<(), Errno> {
         SocketAddress::Inet(SocketAddr::V4(address)) => connect(socket, address),
         SocketAddress::Inet(SocketAddr::V6(address)) => connect(socket, address),
         SocketAddress::Unix(path) => connect(socket, &SocketAddrUnix::new(path.as_path())?),
-        SocketAddress::Tipc(..) => Err(Errno::AFNOSUPPORT),
+        SocketAddress::Tipc(service, instance) => {
+            connect(socket, &tipc::ServiceAddress::new(*service, *instance))
+        }
     }
 }

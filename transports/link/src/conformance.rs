@@ -143,6 +143,9 @@ pub enum Lacks {
     Machine(String),
     /// Nobody has written it: skipped aloud.
     Code(String),
+    /// It needs a kernel or a device that `hw-tests/run` of that area brings: skipped aloud with that command, and a
+    /// failure where the environment has the area's name in `EPIC_HW_AREA`, as it has there.
+    Area(&'static str, String),
 }
 
 /// Shows that `subject` has the behaviour called `name`, or says aloud that there is none.
@@ -160,6 +163,11 @@ pub fn run<S: Subject>(subject: Result<S, Lacks>, name: &str) {
             let set = |name| std::env::var_os(name).is_some_and(|value| value == "1");
             assert!(!set("EPIC_REQUIRE_ALL") || set("EPIC_NO_URING"), "{name} cannot run: {why}");
             skip(name, &why);
+        }
+        Err(Lacks::Area(area, why)) => {
+            let there = std::env::var_os("EPIC_HW_AREA").is_some_and(|value| value == area);
+            assert!(!there, "{name} cannot run: {why}");
+            skip(name, &format!("{why}; `hw-tests/run {area}` runs it"));
         }
     }
 }

@@ -55,9 +55,14 @@ impl fmt::Display for Form {
 pub enum Receive {
     /// A stream: bytes come as the kernel has them, many messages at a time or a part of one.
     Stream,
-    /// A socket with boundaries: each packet comes whole, in a buffer of its own.
+    /// A socket with boundaries: each packet comes whole, in a buffer of its own. What is sent leaves in
+    /// packets of at most [`PACKET_BYTES_MAX`]: parcels that wait together share one, and a parcel that is
+    /// longer takes several.
     Packets,
 }
+
+/// Bytes of the longest packet that is sent, below the 66,000 that TIPC takes.
+pub const PACKET_BYTES_MAX: usize = 64 << 10;
 
 /// Something that a driver did.
 #[derive(Debug)]

@@ -10,6 +10,7 @@ pub mod buffers;
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
 pub mod driver;
+pub mod framing;
 pub mod pool;
 mod transport;
 

@@ -6,7 +6,7 @@
 //!   home since then finds that somebody was refused.
 //!
 //! # Not here
-//! Memory that a device must know: a transport that needs it lends its own slots.
+//! Memory that a device must know: a transport that needs it makes the slots, and gives them to the pool.
 
 use std::fmt;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use epicserver_wire::view::Slot;
 /// Bytes of a slot, where nothing says otherwise.
 pub const SLOT_BYTES: usize = 64 << 10;
 
-/// Slots on the heap, made when they are first needed and kept from then on.
+/// Slots on the heap, made when they are first needed and kept from then on; or those of somebody else.
 pub struct HeapPool {
     free: ArrayQueue<Box<dyn Slot>>,
     slot_bytes: usize,
@@ -37,6 +37,16 @@ impl HeapPool {
             made: AtomicUsize::new(0),
             starved: AtomicBool::new(false),
         })
+    }
+
+    /// A pool of these slots, of `slot_bytes` each, which are in memory of their maker's choice.
+    #[must_use]
+    pub fn holding(slots: Vec<Box<dyn Slot>>, slot_bytes: usize) -> Arc<Self> {
+        let pool = Self::new(slots.len(), slot_bytes);
+        pool.made.store(slots.len(), Ordering::Relaxed);
+        // P1: there is room for each of them.
+        slots.into_iter().for_each(|slot| drop(pool.free.push(slot)));
+        pool
     }
 
     /// Slots that are lent now.

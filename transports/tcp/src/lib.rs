@@ -7,7 +7,6 @@
 //! # Not here
 //! Who the peer is. How the kernel is asked: that is the driver's.
 
-mod framing;
 mod secure;
 #[cfg(test)]
 mod tests;
@@ -20,14 +19,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use epicserver_link::driver::{Completion, Done, Handle, Owner, Receive, SocketAddress};
+use epicserver_link::framing::Framing;
 use epicserver_link::pool::{HeapPool, SLOT_BYTES};
 use epicserver_link::{Address, Down, Event, Io, Parcel, Refused, Transport};
 use epicserver_wire::frame::{Frame, Slots};
 use epicserver_wire::{LinkId, Time};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
-pub use framing::Counters;
-use framing::Framing;
+pub use epicserver_link::framing::Counters;
 use secure::Refusals;
 use tls::{Session, Work};
 pub use tls::{Tls, TlsError};
@@ -114,7 +113,7 @@ impl Tcp {
     /// What was received, and how much of it had to be copied, over all links.
     #[must_use]
     pub fn counters(&self) -> Counters {
-        self.links.values().fold(self.gone, |sum, link| add(sum, link.framing.counters))
+        self.links.values().fold(self.gone, |sum, link| sum + link.framing.counters())
     }
 
     /// Slots that are lent now, over all links.
@@ -221,9 +220,9 @@ impl Tcp {
     fn closed(&mut self, io: &mut Io<'_>, id: LinkId, error: Option<io::Error>) {
         let Some(link) = self.links.remove(&id) else { return };
         self.by_handle.remove(&link.handle);
-        let Counters { frames, bytes, copied, copied_bytes } = link.framing.counters;
+        let Counters { frames, bytes, copied, copied_bytes, .. } = link.framing.counters();
         tracing::debug!(%link.peer, frames, bytes, copied, copied_bytes, "a link over TCP has ended");
-        self.gone = add(self.gone, link.framing.counters);
+        self.gone = self.gone + link.framing.counters();
         let (peer, in_handshake) = (link.peer, link.tls.is_some() && !link.up);
         let why = link.why.unwrap_or_else(|| match error {
             Some(error) if !is_the_peers(error.kind()) => Down::Failed(error.to_string()),
@@ -370,15 +369,6 @@ impl Transport for Tcp {
 impl std::fmt::Debug for Tcp {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Tcp").field("links", &self.links.len()).finish_non_exhaustive()
-    }
-}
-
-fn add(a: Counters, b: Counters) -> Counters {
-    Counters {
-        frames: a.frames + b.frames,
-        bytes: a.bytes + b.bytes,
-        copied: a.copied + b.copied,
-        copied_bytes: a.copied_bytes + b.copied_bytes,
     }
 }
 

@@ -1,8 +1,9 @@
 //! Messages that leave in chunks: what each is made of, and the bytes of any part of it.
 //!
 //! A value that is written in few pieces, as a long vector of bytes is, is written chunk by chunk,
-//! straight into the slots that leave: it never lies anywhere as a whole, and the shard does other work
-//! between. Any other one is written at once, into memory of its own.
+//! straight into the slots that leave, or into memory that the transport takes them from: it never lies
+//! anywhere as a whole unless one chunk holds it, and the shard does other work between. Any other one is
+//! written at once, into memory of its own.
 //!
 //! # Invariants
 //! - **R5** The parts of a message together are as long as its first chunk said, whatever its value is
@@ -11,7 +12,10 @@
 //! # Not here
 //! When a chunk leaves: that is `epicserver_proto::transfers`'.
 
+use std::sync::Arc;
+
 use epicserver_entity::Request;
+use epicserver_proto::spares::Spares;
 use epicserver_proto::transfers::Chunk;
 use epicserver_wire::frame::{Frame, FrameMut, padded};
 use epicserver_wire::header::{Header, Opened};
@@ -89,13 +93,25 @@ impl Bulk {
     }
 
     /// Completes the chunk of which `frame` holds the head: with the bytes themselves, unless they lie
-    /// in memory of their own, which is given.
-    pub(crate) fn fill(&self, chunk: &Chunk, frame: &mut FrameMut) -> Option<Frame> {
+    /// in memory of their own, which is given. It is from `spares` if the transport takes bodies.
+    pub(crate) fn fill(
+        &self,
+        chunk: &Chunk,
+        frame: &mut FrameMut,
+        spares: Option<&Arc<Spares>>,
+    ) -> Option<Frame> {
         let (offset, len) = (chunk.offset as usize, chunk.len as usize);
         let (start, end) = (frame.len(), frame.len() + len);
-        match &self.text {
-            Text::Whole(message) => message.slice(offset, offset + len),
-            Text::Value { head, .. } => {
+        match (&self.text, spares) {
+            (Text::Whole(message), _) => message.slice(offset, offset + len),
+            (Text::Value { head, .. }, Some(spares)) => {
+                let mut memory = spares.take(len);
+                memory.reserve_exact(len);
+                memory.resize(len, 0);
+                self.of.write(head.bytes(), offset, &mut memory);
+                Some(spares.frame(memory))
+            }
+            (Text::Value { head, .. }, None) => {
                 let room = frame.slot_mut().get_mut(start..end)?;
                 self.of.write(head.bytes(), offset, room);
                 frame.set_len(end);

@@ -87,7 +87,9 @@ impl Link {
     }
 
     fn begin(&mut self, shard: ShardId, text: Text, of: Source) -> Token {
-        let transfer = self.transfers.entry(shard).or_default().begin(text.total());
+        let lane = self.transfers.entry(shard);
+        let lane = lane.or_insert_with(|| transfers::Outgoing::new(self.pace));
+        let transfer = lane.begin(text.total());
         self.bulk.insert((shard, transfer), Bulk::new(text, of));
         transfer
     }
@@ -392,7 +394,10 @@ impl Link {
             self.transmit(open, None, out);
         }
         let slot = self.slot().ok()?;
-        let room = slot.capacity().saturating_sub(header::CORE_BYTES);
+        let room = match self.pace.is_of_bodies() {
+            true => self.pace.chunk,
+            false => slot.capacity().saturating_sub(header::CORE_BYTES),
+        };
         self.open = Some(slot);
         self.transfers.get_mut(&shard)?.next(room)
     }
@@ -407,7 +412,8 @@ impl Link {
             ..Header::new(Kind::Chunk, self.me, shard)
         };
         if header::append_head(&mut frame, &header, chunk.len as usize) {
-            let body = bulk.fill(chunk, &mut frame);
+            let spares = self.pace.is_of_bodies().then_some(&self.spares);
+            let body = bulk.fill(chunk, &mut frame, spares);
             self.transmit(frame, body, out);
         }
     }

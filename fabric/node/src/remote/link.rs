@@ -15,7 +15,7 @@ use epicserver_entity::{Place, Request};
 use epicserver_proto::passage::{Emptying, Passage};
 use epicserver_proto::session::Session;
 use epicserver_proto::spares::Spares;
-use epicserver_proto::transfers;
+use epicserver_proto::transfers::{self, Pace};
 use epicserver_wire::frame::{FrameMut, Slots};
 use epicserver_wire::header::{Credit, Violation};
 use epicserver_wire::{
@@ -134,6 +134,9 @@ pub(crate) struct Link {
     pub(super) waiting: usize,
     pub(super) answers: VecDeque<Answering>,
     pub(super) transfers: BTreeMap<ShardId, transfers::Outgoing>,
+    pub(super) pace: Pace,
+    /// Memory for bodies, if the transport takes those.
+    pub(super) spares: Arc<Spares>,
     /// What the transfers carry.
     pub(super) bulk: BTreeMap<(ShardId, Token), Bulk>,
     pub(crate) incoming: transfers::Incoming,
@@ -166,6 +169,8 @@ impl Link {
             waiting: 0,
             answers: VecDeque::new(),
             transfers: BTreeMap::new(),
+            pace: Pace::of_bodies(up.slots.body_bytes()),
+            spares: Arc::clone(spares),
             bulk: BTreeMap::new(),
             incoming: transfers::Incoming::new(Arc::clone(spares)),
             held: Vec::new(),

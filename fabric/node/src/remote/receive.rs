@@ -262,11 +262,11 @@ impl Core {
         frame: &Frame,
         message: &Parsed,
     ) -> Result<(), Violation> {
-        let bytes = message.payload_of(frame.bytes());
+        let part = message.payload_in(frame);
         let whole = {
             let mut remote = self.remote.borrow_mut();
             let Some((_, link)) = remote.by_link(link) else { return Ok(()) };
-            link.incoming.chunk(&message.header, bytes)?
+            link.incoming.chunk(&message.header, part)?
         };
         let Some(whole) = whole else { return Ok(()) };
         let inner = Parsed::parse(whole.bytes(), 0)?;

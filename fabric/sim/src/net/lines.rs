@@ -101,6 +101,9 @@ pub struct Options {
     pub slots: u32,
     /// Bytes of a slot: a multiple of [`FRAME_ALIGN`](epicserver_wire::frame::FRAME_ALIGN).
     pub slot_bytes: usize,
+    /// What a side says of the bodies that it takes: see
+    /// [`Slots::body_bytes`](epicserver_wire::frame::Slots::body_bytes).
+    pub body_bytes: usize,
     /// Lines that there may be at one time.
     pub lines_max: usize,
 }
@@ -230,7 +233,8 @@ impl Lines {
     }
 
     fn side(&self, end: EndId) -> Side {
-        Side::new(end, Pool::new(self.options.slots, self.options.slot_bytes))
+        let Options { slots, slot_bytes, body_bytes, .. } = self.options;
+        Side::new(end, Pool::new(slots, (slot_bytes, body_bytes)))
     }
 
     fn delay(&mut self) -> Duration {

@@ -16,14 +16,16 @@ use epicserver_wire::view::Slot;
 #[derive(Debug)]
 pub(super) struct Pool {
     bytes: usize,
+    body_bytes: usize,
     free: AtomicU32,
     /// Somebody was refused since room was said last.
     starved: AtomicBool,
 }
 
 impl Pool {
-    pub(super) fn new(slots: u32, bytes: usize) -> Arc<Self> {
-        Arc::new(Self { bytes, free: AtomicU32::new(slots), starved: AtomicBool::new(false) })
+    pub(super) fn new(slots: u32, (bytes, body_bytes): (usize, usize)) -> Arc<Self> {
+        let (free, starved) = (AtomicU32::new(slots), AtomicBool::new(false));
+        Arc::new(Self { bytes, body_bytes, free, starved })
     }
 
     /// Whether somebody was refused, and would not be now.
@@ -54,5 +56,9 @@ impl Slots for Pool {
     fn give_back(&self, slot: Box<dyn Slot>) {
         drop(slot);
         self.free.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn body_bytes(&self) -> usize {
+        self.body_bytes
     }
 }

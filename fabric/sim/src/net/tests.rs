@@ -10,6 +10,7 @@ const OPTIONS: Options = Options {
     frames_max: 4,
     slots: 6,
     slot_bytes: 64,
+    body_bytes: 0,
     lines_max: 3,
 };
 

@@ -21,7 +21,7 @@ use super::problem::nearest;
 use super::{
     Config, ConfigError, CoordinatorConfig, CoordinatorKind, CoordinatorTlsConfig, DiscoveryConfig,
     FILE, FILE_BYTES_MAX, FILE_VARIABLE, FabricConfig, Key, NetworkConfig, NodeConfig, Place,
-    Problem, RuntimeConfig, TlsConfig,
+    Problem, RuntimeConfig, TipcConfig, TlsConfig, VerbsConfig,
 };
 use fields::fields_of;
 
@@ -42,6 +42,8 @@ const SECTIONS: &[Section] = &[
     Section::of::<CoordinatorTlsConfig>("coordinator.tls"),
     Section::of::<NetworkConfig>("network"),
     Section::of::<TlsConfig>("network.tls"),
+    Section::of::<TipcConfig>("network.tipc"),
+    Section::of::<VerbsConfig>("network.verbs"),
     Section::of::<DiscoveryConfig>("discovery"),
     Section::of::<RuntimeConfig>("runtime"),
 ];

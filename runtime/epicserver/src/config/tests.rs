@@ -108,9 +108,13 @@ fn what_the_reference_has_commented_out_is_accepted_too() {
 
 #[test]
 fn one_line_changes_the_transport() {
-    for (name, transport) in
-        [("tcp", Transport::Tcp), ("shm", Transport::Shm), ("auto", Transport::Auto)]
-    {
+    for (name, transport) in [
+        ("tcp", Transport::Tcp),
+        ("shm", Transport::Shm),
+        ("tipc", Transport::Tipc),
+        ("verbs", Transport::Verbs),
+        ("auto", Transport::Auto),
+    ] {
         let mut wanted = Config::default();
         wanted.network.transport = transport;
         let variable = ("EPICSERVER_NETWORK__TRANSPORT", name);
@@ -139,6 +143,16 @@ fn everything_can_be_set() {
         bulk_bytes = 8192
         window_bytes = "1 MiB"
         window_messages = 64
+        [network.verbs]
+        device = "mlx5_0"
+        port = 2
+        gid_index = 3
+        mtu = 1024
+        pkey = 0x8001
+        traffic_class = 106
+        service_level = 3
+        slot_bytes = "16KiB"
+        slots = 128
         [discovery]
         multicast = "eth1"
         resolve_every = "5s"
@@ -161,6 +175,14 @@ fn everything_can_be_set() {
     assert_eq!(network.driver, Some(DriverKind::IoUring));
     assert_eq!((network.bulk_bytes, network.window_bytes), (8192, 1 << 20));
     assert_eq!(network.window_messages, 64);
+    let verbs = network.verbs;
+    assert_eq!(
+        (verbs.device.as_deref(), verbs.port, verbs.gid_index),
+        (Some("mlx5_0"), Some(2), Some(3))
+    );
+    assert_eq!((verbs.mtu.map(|mtu| mtu.bytes()), verbs.pkey), (Some(1024), Some(0x8001)));
+    assert_eq!((verbs.traffic_class, verbs.service_level), (106, 3));
+    assert_eq!((verbs.slot_bytes, verbs.slots), (16 << 10, 128));
     let one = Multicast::Interface("eth1".to_owned());
     assert_eq!(config.discovery.multicast, Some(one));
     assert_eq!(config.discovery.resolve_every, Duration::from_secs(5));
@@ -272,6 +294,14 @@ fn cf1_a_value_out_of_its_range_is_refused_and_the_range_named() {
         ("network", "window_bytes = \"16MiB\""),
         ("network", "window_messages = 15"),
         ("network", "window_messages = 65536"),
+        ("network.verbs", "device = \"a/b\""),
+        ("network.verbs", "port = 0"),
+        ("network.verbs", "gid_index = 256"),
+        ("network.verbs", "mtu = 1500"),
+        ("network.verbs", "pkey = 0"),
+        ("network.verbs", "service_level = 16"),
+        ("network.verbs", "slot_bytes = 9000"),
+        ("network.verbs", "slots = 1025"),
         ("discovery", "multicast = \"a-name-that-is-too-long\""),
         ("discovery", "resolve_every = \"999ms\""),
         ("discovery", "resolve_every = \"2h\""),

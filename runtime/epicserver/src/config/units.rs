@@ -10,13 +10,14 @@ use std::time::Duration;
 
 use epicserver_link::Address;
 use epicserver_shard::idle::Mode as IdleMode;
+use epicserver_verbs::Mtu;
 use serde::de::{Error, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
 use super::{
-    CLASSES_MAX, IDLE_AFTER_MS_MAX, IDLE_AFTER_MS_MIN, LISTEN_MAX, MEMORY_BYTES_MAX,
-    MEMORY_BYTES_MIN, Multicast, NAME_BYTES_MAX, SEEDS_MAX, SERVER_BYTES_MAX, SERVERS_MAX,
-    SHARDS_MAX, Secret,
+    CLASSES_MAX, DEVICE_BYTES_MAX, IDLE_AFTER_MS_MAX, IDLE_AFTER_MS_MIN, LISTEN_MAX,
+    MEMORY_BYTES_MAX, MEMORY_BYTES_MIN, Multicast, NAME_BYTES_MAX, SEEDS_MAX, SERVER_BYTES_MAX,
+    SERVERS_MAX, SHARDS_MAX, SLOT_BYTES_MAX, SLOT_BYTES_MIN, Secret,
 };
 
 /// Longest name of a network interface that the kernel has.
@@ -211,6 +212,53 @@ pub(super) fn interface<'de, D: Deserializer<'de>>(
     Err(D::Error::custom(format!("`{}` is no name of an interface", name.escape_debug())))
 }
 
+/// The name of a device.
+pub(super) fn device<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<String>, D::Error> {
+    let name = String::deserialize(deserializer)?;
+    let sound = |c: char| c.is_ascii_graphic() && c != '/';
+    if (1..=DEVICE_BYTES_MAX).contains(&name.len()) && name.chars().all(sound) {
+        return Ok(Some(name));
+    }
+    Err(D::Error::custom(format!("`{}` is no name of a device", name.escape_debug())))
+}
+
+/// A port of a device.
+pub(super) fn device_port<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<u8>, D::Error> {
+    whole::<1, 254, u8, D>(deserializer).map(Some)
+}
+
+/// An index into a port's table of GIDs.
+pub(super) fn gid_index<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<u8>, D::Error> {
+    whole::<0, 255, u8, D>(deserializer).map(Some)
+}
+
+/// A partition.
+pub(super) fn pkey<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u16>, D::Error> {
+    whole::<1, 65_535, u16, D>(deserializer).map(Some)
+}
+
+/// The bytes of one packet.
+pub(super) fn mtu<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Mtu>, D::Error> {
+    let bytes: u32 = whole::<0, 65_536, u32, D>(deserializer)?;
+    let refused = || format!("must be 256, 512, 1024, 2048 or 4096, not {bytes}");
+    Mtu::of_bytes(bytes).map(Some).ok_or_else(|| D::Error::custom(refused()))
+}
+
+/// The size of a slot.
+pub(super) fn slot_bytes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    let bytes = bytes::<SLOT_BYTES_MIN, SLOT_BYTES_MAX, D>(deserializer)?;
+    if bytes.is_multiple_of(1024) {
+        return Ok(bytes);
+    }
+    Err(D::Error::custom(format!("must be whole KiB, not {bytes}B")))
+}
+
 /// A port that somebody may listen at.
 pub(super) fn port<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u16>, D::Error> {
     whole::<1, { u16::MAX as u64 }, u16, D>(deserializer).map(Some)
@@ -240,7 +288,7 @@ fn parse_seed(text: &str) -> Option<Address> {
     let (host, port) = address.rest().rsplit_once(':')?;
     let bracketed = host.starts_with('[') && host.ends_with(']') && host.len() > 2;
     let plain = !host.is_empty() && !host.contains([':', '/', '[', ']']);
-    let sound = address.scheme() == "tcp"
+    let sound = matches!(address.scheme(), "tcp" | "verbs")
         && (bracketed || plain)
         && !host.contains(char::is_whitespace)
         && port.parse::<u16>().is_ok_and(|port| port > 0);

@@ -40,6 +40,14 @@ fn derive(fabric: &[u8], secret: &[u8]) -> [u8; 32] {
     hash.finalize().into()
 }
 
+/// The key that the ends of a link over verbs prove to know before there is one, made of the fabric's.
+pub(super) fn for_verbs(key: &[u8; 32]) -> [u8; 32] {
+    let mut hash = Sha256::new();
+    hash.update(b"epicserver verbs key 1");
+    hash.update(key);
+    hash.finalize().into()
+}
+
 /// Reads the shared key, or draws it.
 fn shared(path: &Path) -> Result<[u8; 32]> {
     for _ in 0..LOOKS {

@@ -10,6 +10,7 @@ use epicserver_link::Address;
 use epicserver_wire::NodeId;
 
 use super::FabricError;
+use super::services::Services;
 use super::ways::addresses_of;
 use crate::config::{self, Config};
 use crate::discovery::multicast::Multicast;
@@ -31,6 +32,9 @@ pub(super) fn sources(
     }
     let names = names.into_iter().filter_map(name_of).collect();
     watch("names of seeds", names, (config, node), &mut sources)?;
+    if let Some(service) = super::ways::service(config, node) {
+        sources.push(Box::new(Services::watch(service).map_err(FabricError::Tipc)?));
+    }
     watch("slurm", step.map(Step::dials).unwrap_or_default(), (config, node), &mut sources)?;
     let interface = match &config.discovery.multicast {
         None => return Ok(sources),

@@ -28,6 +28,7 @@ use super::gate::{Gate, Progress};
 use super::job::Job;
 use super::ways::Ways;
 use super::{random, unix_ms};
+use crate::config::CoordinatorKind;
 use crate::discovery::{Candidate, Discovery, Search, Strangers};
 
 /// How long the thread waits at the most before it looks round.
@@ -43,8 +44,8 @@ const VIEW: &str = "view";
 pub(super) struct Seat {
     pub(super) member: Member,
     pub(super) coordinator: Box<dyn Coordinator>,
-    /// Whether the coordinator is for the nodes of one host alone.
-    pub(super) one_host: bool,
+    /// Who the coordinator is: `local` is for the nodes of one host alone.
+    pub(super) kind: CoordinatorKind,
     pub(super) discovery: Discovery,
     pub(super) search: Search,
     pub(super) ways: Ways,
@@ -248,7 +249,7 @@ impl Thread {
             }
             Report::Up { node, shards, here, dialled } => {
                 tracing::info!(%node, shards, "linked");
-                if self.seat.one_host && !here {
+                if self.seat.kind == CoordinatorKind::Local && !here {
                     return self.refuse_other_host(node);
                 }
                 self.seat.search.linked(node, dialled.as_ref(), Instant::now());

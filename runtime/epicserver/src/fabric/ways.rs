@@ -18,8 +18,11 @@ use epicserver_link::{Address, Io, Refused, Transport};
 use epicserver_shard::MakeTransports;
 use epicserver_shm::Shm;
 use epicserver_tcp::Tcp;
+use epicserver_tipc::{Service, Tipc};
+use epicserver_verbs::{Verbs, VerbsError};
+use epicserver_wire::NodeId;
 
-use super::FabricError;
+use super::{FabricError, key};
 use crate::config::{self, Config};
 
 /// How long a way that failed is put behind the others.
@@ -38,6 +41,8 @@ impl Ways {
             config::Transport::Auto => vec![epicserver_shm::SCHEME, epicserver_tcp::SCHEME],
             config::Transport::Shm => vec![epicserver_shm::SCHEME],
             config::Transport::Tcp => vec![epicserver_tcp::SCHEME],
+            config::Transport::Tipc => vec![epicserver_tipc::SCHEME],
+            config::Transport::Verbs => vec![epicserver_verbs::SCHEME, epicserver_tcp::SCHEME],
         };
         Self { schemes, failed: BTreeMap::new() }
     }
@@ -57,19 +62,45 @@ impl Ways {
     }
 }
 
+/// The service of `node` in TIPC, if `config` wants one.
+pub(super) fn service(config: &Config, node: NodeId) -> Option<Service> {
+    let wanted = config.network.transport == config::Transport::Tipc;
+    wanted.then(|| Service::of(config.fabric.name.as_str(), node))
+}
+
 /// Makes the transports that `config` asks for; `dir` is where the nodes of this host meet.
-pub(super) fn transports(config: &Config, dir: &Path) -> Result<MakeTransports, FabricError> {
+pub(super) fn transports(
+    config: &Config,
+    (node, key): (NodeId, &[u8; 32]),
+    dir: &Path,
+) -> Result<MakeTransports, FabricError> {
     let tls = config.network.tls.as_ref();
     let tls = tls.map(|tls| epicserver_tcp::Tls::load(&tls.ca, &tls.cert, &tls.key)).transpose()?;
     let addresses = match &config.network.interface {
         Some(interface) => addresses_of(interface)?,
         None => config.network.listen.clone(),
     };
+    let verbs = epicserver_verbs::Config {
+        addresses: addresses.clone(),
+        key: epicserver_verbs::Key(key::for_verbs(key)),
+        ..verbs_of(config)
+    };
     let (tcp, dir) = (epicserver_tcp::Config { addresses, tls }, dir.to_owned());
     let transport = config.network.transport;
+    let tipc = epicserver_tipc::Config {
+        service: Service::of(config.fabric.name.as_str(), node),
+        importance: match config.network.tipc.importance {
+            config::Importance::Low => epicserver_tipc::Importance::Low,
+            config::Importance::Medium => epicserver_tipc::Importance::Medium,
+            config::Importance::High => epicserver_tipc::Importance::High,
+            config::Importance::Critical => epicserver_tipc::Importance::Critical,
+        },
+    };
     Ok(Box::new(move |io: &mut Io<'_>| match transport {
         config::Transport::Tcp => Ok(vec![listen_tcp(0, tcp, io)?]),
         config::Transport::Shm => Ok(vec![listen_shm(0, &dir, io)?]),
+        config::Transport::Tipc => Ok(vec![Box::new(Tipc::listen(Owner(0), tipc, io)?)]),
+        config::Transport::Verbs => listen_verbs(verbs, tcp, io),
         config::Transport::Auto => match listen_shm(0, &dir, io) {
             Ok(shm) => Ok(vec![shm, listen_tcp(1, tcp, io)?]),
             Err(error) => {
@@ -86,6 +117,45 @@ fn listen_tcp(
     io: &mut Io<'_>,
 ) -> Result<Box<dyn Transport>, Refused> {
     Ok(Box::new(Tcp::listen(Owner(owner), config, io)?))
+}
+
+/// Verbs; on a machine that has none, TCP in its place.
+fn listen_verbs(
+    verbs: epicserver_verbs::Config,
+    tcp: epicserver_tcp::Config,
+    io: &mut Io<'_>,
+) -> Result<Vec<Box<dyn Transport>>, Refused> {
+    if tcp.tls.is_some() {
+        tracing::warn!("[network.tls] is of TCP alone: what goes over verbs is in the clear");
+    }
+    match Verbs::listen(Owner(0), verbs, io) {
+        Ok(verbs) => Ok(vec![Box::new(verbs)]),
+        Err(VerbsError::Refused(refused)) => Err(refused),
+        Err(unavailable) => {
+            tracing::warn!(
+                "{unavailable}; messages go over TCP, and nodes with verbs are not reached"
+            );
+            Ok(vec![listen_tcp(0, tcp, io)?])
+        }
+    }
+}
+
+/// What `config` says of the device for verbs. Whoever only looks at that listens nowhere and has no key.
+pub(crate) fn verbs_of(config: &Config) -> epicserver_verbs::Config {
+    let verbs = &config.network.verbs;
+    epicserver_verbs::Config {
+        addresses: config.network.listen.clone(),
+        key: epicserver_verbs::Key([0; 32]),
+        device: verbs.device.clone(),
+        port: verbs.port,
+        gid_index: verbs.gid_index,
+        mtu: verbs.mtu,
+        pkey: verbs.pkey,
+        traffic_class: verbs.traffic_class,
+        service_level: verbs.service_level,
+        slot_bytes: usize::try_from(verbs.slot_bytes).unwrap_or(usize::MAX),
+        window: verbs.slots,
+    }
 }
 
 fn listen_shm(owner: u8, dir: &Path, io: &mut Io<'_>) -> Result<Box<dyn Transport>, Refused> {
@@ -144,6 +214,8 @@ mod tests {
         assert_eq!(scheme(ways(config::Transport::Tcp)), "tcp");
         assert_eq!(scheme(ways(config::Transport::Shm)), "shm");
         assert_eq!(ways(config::Transport::Shm).best(&addresses()[..1], now), None);
+        // A node that has no verbs is reached by what it has.
+        assert_eq!(scheme(ways(config::Transport::Verbs)), "tcp");
     }
 
     #[test]

@@ -11,7 +11,10 @@ use crate::config::nearest;
 /// The variable by which Slurm tells a process which of its job's it is.
 pub(super) const RANK_VARIABLE: &str = "SLURM_PROCID";
 
-const COMMANDS: [&str; 2] = ["run", "serve"];
+/// The commands of a program that has entities.
+pub(super) const COMMANDS: &[&str] = &["run", "serve", "doctor"];
+/// The commands of the program that has none.
+pub(super) const COMMANDS_OF_EPIC: &[&str] = &["doctor"];
 const OPTIONS: [&str; 5] = ["--config", "--help", "-h", "--version", "-V"];
 
 /// The arguments of a process, understood.
@@ -38,6 +41,8 @@ pub(super) enum Command {
     Run,
     /// A node that serves until it is told to stop.
     Serve,
+    /// No node: says what this machine lacks.
+    Doctor,
 }
 
 impl Command {
@@ -54,24 +59,28 @@ impl Command {
         }
     }
 
-    fn called(name: &str) -> Option<Self> {
-        match name {
+    fn called(name: &str, commands: &[&str]) -> Option<Self> {
+        match commands.iter().copied().find(|known| *known == name)? {
             "run" => Some(Self::Run),
             "serve" => Some(Self::Serve),
+            "doctor" => Some(Self::Doctor),
             _ => None,
         }
     }
 }
 
 impl Request {
-    /// Understands `arguments`, of which the first is the program itself.
-    pub(super) fn parse(mut arguments: impl Iterator<Item = OsString>) -> Result<Self, String> {
+    /// Understands `arguments`, of which the first is the program itself, where there are `commands`.
+    pub(super) fn parse(
+        mut arguments: impl Iterator<Item = OsString>,
+        commands: &[&str],
+    ) -> Result<Self, String> {
         let program = arguments.next().unwrap_or_default();
         let program = Path::new(&program).file_name().unwrap_or_else(|| OsStr::new("program"));
         let program = program.to_string_lossy().into_owned();
         let mut request = Self { program, task: Task::Command(None), config: None };
         while let Some(argument) = arguments.next() {
-            request.take(&argument, &mut arguments)?;
+            request.take(&argument, &mut arguments, commands)?;
             // Whoever asks for help gets it, whatever stands behind.
             if matches!(request.task, Task::Help | Task::Version) {
                 break;
@@ -84,18 +93,19 @@ impl Request {
         &mut self,
         argument: &OsStr,
         rest: &mut impl Iterator<Item = OsString>,
+        commands: &[&str],
     ) -> Result<(), String> {
         let (name, value) = split(argument);
         match (name.as_str(), value) {
             ("-h" | "--help", None) => self.task = Task::Help,
             ("-V" | "--version", None) => self.task = Task::Version,
             ("--config", value) => self.set_config(value.or_else(|| rest.next()))?,
-            (other, None) => match (Command::called(other), self.task) {
+            (other, None) => match (Command::called(other, commands), self.task) {
                 (Some(command), Task::Command(None)) => self.task = Task::Command(Some(command)),
                 (Some(_), _) => return Err(format!("`{other}` is one command too many")),
-                (None, _) => return Err(unknown(other)),
+                (None, _) => return Err(unknown(other, commands)),
             },
-            (other, Some(_)) => return Err(unknown(other)),
+            (other, Some(_)) => return Err(unknown(other, commands)),
         }
         Ok(())
     }
@@ -124,10 +134,9 @@ fn split(argument: &OsStr) -> (String, Option<OsString>) {
     }
 }
 
-fn unknown(argument: &str) -> String {
+fn unknown(argument: &str, commands: &[&str]) -> String {
     let option = argument.starts_with('-');
-    let (kind, known) =
-        if option { ("option", OPTIONS.as_slice()) } else { ("command", COMMANDS.as_slice()) };
+    let (kind, known) = if option { ("option", OPTIONS.as_slice()) } else { ("command", commands) };
     let hint = match nearest(argument, known.iter().copied()) {
         Some(meant) => format!("did you mean `{meant}`?"),
         None => format!("there are {}", known.join(", ")),
@@ -144,6 +153,7 @@ Usage: {program} [COMMAND] [OPTIONS]
 Commands:
   run            A node that also runs the program's setup, then stops
   serve          A node that serves until SIGINT or SIGTERM, and never runs setup
+  doctor         Says what this machine lacks for each transport, and what mends it
 
 Without a command it is run; in a Slurm job, rank 0 runs and the others serve. If they are one
 fabric (discovery.slurm_port), the others stop when rank 0 has left.
@@ -154,6 +164,23 @@ Options:
   -V, --version  Print the version
 
 Variables such as EPICSERVER_NETWORK__TRANSPORT=tcp override keys of the configuration.
+"
+    )
+}
+
+/// What `epic --help` prints.
+pub(super) fn help_of_epic(program: &str) -> String {
+    format!(
+        "\
+Usage: {program} COMMAND [OPTIONS]
+
+Commands:
+  doctor         Says what this machine lacks for each transport, and what mends it
+
+Options:
+  --config PATH  The configuration [default: EPICSERVER_CONFIG, else epicserver.toml if there]
+  -h, --help     Print this help
+  -V, --version  Print the version
 "
     )
 }

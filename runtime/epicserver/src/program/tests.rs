@@ -12,7 +12,7 @@ use std::process::{Child, Command as Process, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::arguments::{Command, Request, Task};
+use super::arguments::{COMMANDS, COMMANDS_OF_EPIC, Command, Request, Task};
 use super::main_with;
 
 /// The arguments of a child, a line each; the test that finds it set is a child.
@@ -74,7 +74,8 @@ fn ended(mut child: Process) -> (Option<i32>, String, String) {
 }
 
 fn parse(arguments: &[&str]) -> Result<Request, String> {
-    Request::parse(std::iter::once("a/b").chain(arguments.iter().copied()).map(OsString::from))
+    let arguments = std::iter::once("a/b").chain(arguments.iter().copied()).map(OsString::from);
+    Request::parse(arguments, COMMANDS)
 }
 
 #[test]
@@ -150,6 +151,43 @@ fn a_program_without_arguments_runs_setup_and_ends_as_it_does() {
     let (code, _, err) = ended(child);
     assert_eq!(code, Some(1));
     assert!(err.contains("Error: \"no luck\""), "{err}");
+}
+
+#[test]
+fn the_doctor_starts_no_node_and_ends_by_what_the_configured_transport_lacks() {
+    let folder = Folder::new("doctor");
+    let (code, out, err) = ended(folder.child(&["doctor"]));
+    assert_eq!(code, Some(0), "{out}{err}");
+    assert!(out.contains("ready for transport = \"auto\"") && !out.contains("setup ran"), "{out}");
+    let mut child = folder.child(&["doctor"]);
+    child.env("EPICSERVER_NETWORK__TRANSPORT", "tcp");
+    child.env("EPICSERVER_NETWORK__LISTEN", "[\"192.0.2.1:0\"]");
+    let (code, out, err) = ended(child);
+    assert_eq!(code, Some(1));
+    assert!(out.contains("cannot listen at 192.0.2.1:0"), "{out}");
+    assert!(err.contains("this machine lacks"), "{err}");
+}
+
+#[test]
+fn a_program_without_entities_has_no_command_that_starts_a_node() {
+    let parse = |word: &str| {
+        Request::parse(["epic", word].map(OsString::from).into_iter(), COMMANDS_OF_EPIC)
+    };
+    assert_eq!(parse("doctor").unwrap().task, Task::Command(Some(Command::Doctor)));
+    assert!(parse("serve").unwrap_err().contains("there are doctor"));
+}
+
+#[test]
+fn a_node_that_cannot_listen_says_where_and_why() {
+    let folder = Folder::new("listen");
+    let taken = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let at = taken.local_addr().unwrap();
+    let mut child = folder.child(&["serve"]);
+    child.env("EPICSERVER_FABRIC__NODES", "2").env("EPICSERVER_NETWORK__TRANSPORT", "tcp");
+    child.env("EPICSERVER_NETWORK__LISTEN", format!("[\"{at}\"]"));
+    let (code, _, err) = ended(child);
+    assert_eq!(code, Some(1));
+    assert!(err.contains(&at.to_string()) && err.contains("in use"), "{err}");
 }
 
 /// Starts `child`, and returns when it says that it serves.
@@ -269,7 +307,7 @@ fn arguments_are_understood_in_any_order_and_their_misuse_is_refused() {
         assert!(parse(wrong).is_err(), "{wrong:?}");
     }
     let odd = [OsString::from("p"), OsString::from_vec(vec![0xff, b'r', b'u', b'n'])];
-    assert!(Request::parse(odd.into_iter()).is_err());
+    assert!(Request::parse(odd.into_iter(), COMMANDS).is_err());
 }
 
 #[test]

@@ -33,6 +33,7 @@ use rustix::net::{
 
 use super::bell::Bell;
 use super::sockets::{PIECES_MAX, Role, Sending, Sockets};
+use super::tipc::has_halves;
 use super::{connect_to, receive_buffers};
 
 /// Rounds in which a socket that was read is read again without asking epoll.
@@ -70,6 +71,8 @@ struct Socket {
     peer_ended: bool,
     /// The peer was told that nothing more is sent.
     shut: bool,
+    /// That can be told while it is still received.
+    halves: bool,
     /// Why nothing can be sent any more.
     failed: Option<Errno>,
 }
@@ -115,6 +118,7 @@ impl Epoll {
             rustix::io::ioctl_fionbio(&fd, true)?;
         }
         let connected = matches!(role, Role::Connected(_));
+        let halves = has_halves(&fd);
         let socket = Socket {
             fd,
             owner,
@@ -128,6 +132,7 @@ impl Epoll {
             flush: false,
             peer_ended: false,
             shut: false,
+            halves,
             failed: None,
         };
         let full = || io::Error::from(Errno::NFILE);
@@ -405,7 +410,7 @@ impl Epoll {
             return;
         }
         let connected = matches!(socket.role, Role::Connected(_));
-        let in_order = socket.flush && connected && !socket.peer_ended;
+        let in_order = socket.flush && connected && socket.halves && !socket.peer_ended;
         if !in_order {
             self.closed(handle, None, done);
         } else if !std::mem::replace(&mut socket.shut, true) {

@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 
 use epicserver_link::Parcel;
-use epicserver_link::driver::{Handle, Receive};
+use epicserver_link::driver::{Handle, PACKET_BYTES_MAX, Receive};
 use epicserver_wire::frame::Frame;
 
 /// Handles of one driver.
@@ -54,11 +54,11 @@ impl Sending {
         Ok(())
     }
 
-    /// What is to be sent next, in at most [`PIECES_MAX`] pieces: a packet is one parcel.
+    /// What is to be sent next, in at most [`PIECES_MAX`] pieces.
     pub(super) fn pieces(&self, receive: Receive) -> impl Iterator<Item = &[u8]> {
-        let parcels = match receive {
-            Receive::Stream => PIECES_MAX,
-            Receive::Packets => 1,
+        let (parcels, mut room) = match receive {
+            Receive::Stream => (PIECES_MAX, usize::MAX),
+            Receive::Packets => self.packet(),
         };
         let mut skip = self.gone;
         let parcels = self.parcels.iter().skip(self.taken).take(parcels);
@@ -68,9 +68,27 @@ impl Sending {
         let left = pieces.map(move |piece| {
             let from = skip.min(piece.len());
             skip -= from;
-            piece.get(from..).unwrap_or_default()
+            let to = piece.len().min(from.saturating_add(room));
+            room -= to - from;
+            piece.get(from..to).unwrap_or_default()
         });
         left.filter(|piece| !piece.is_empty()).take(PIECES_MAX)
+    }
+
+    /// How many parcels the next packet is made of, and bytes of them: what is left of the first, and then
+    /// those that find room whole.
+    fn packet(&self) -> (usize, usize) {
+        let lens = self.parcels.iter().skip(self.taken).map(Parcel::len);
+        let (mut parcels, mut bytes) = (0, 0);
+        // Each parcel may have two pieces.
+        for len in lens.take(PIECES_MAX / 2) {
+            let len = if parcels == 0 { len - self.gone } else { len };
+            if parcels > 0 && bytes + len > PACKET_BYTES_MAX {
+                break;
+            }
+            (parcels, bytes) = (parcels + 1, bytes + len);
+        }
+        (parcels, bytes.min(PACKET_BYTES_MAX))
     }
 
     /// The kernel has taken so many bytes more. Says how many parcels that makes whole.
@@ -174,7 +192,7 @@ mod tests {
             sending.pieces(receive).map(<[u8]>::len).collect::<Vec<_>>()
         };
         assert_eq!(lens(&sending, Receive::Stream), [12, 16]);
-        assert_eq!(lens(&sending, Receive::Packets), [12]);
+        assert_eq!(lens(&sending, Receive::Packets), [12, 16]);
         assert_eq!(sending.take(12), 1);
         assert_eq!(lens(&sending, Receive::Stream), [16]);
         assert_eq!(sending.take(16), 1);
@@ -182,6 +200,33 @@ mod tests {
         assert_eq!(sending.parcels.len(), 2);
         sending.free(2);
         assert!(sending.parcels.is_empty());
+    }
+
+    #[test]
+    fn a_packet_has_the_parcels_that_find_room_whole_and_a_long_one_takes_several() {
+        let mut sending = Sending::default();
+        for len in [100, 200, PACKET_BYTES_MAX, 2 * PACKET_BYTES_MAX + 48, 16, 32] {
+            sending.push(parcel(len)).unwrap();
+        }
+        let mut packets: Vec<Vec<usize>> = Vec::new();
+        while !sending.is_empty() {
+            packets.push(sending.pieces(Receive::Packets).map(<[u8]>::len).collect());
+            sending.take(packets.last().unwrap().iter().sum());
+        }
+        let full = vec![PACKET_BYTES_MAX];
+        assert_eq!(packets, [vec![100, 200], full.clone(), full.clone(), full, vec![48, 16, 32]]);
+    }
+
+    #[test]
+    fn a_packet_has_no_more_pieces_than_one_call_sends() {
+        let mut sending = Sending::default();
+        for _ in 0..PIECES_MAX {
+            let body = Some(Frame::copy_of(&[0; 16]));
+            sending.push(Parcel { body, ..parcel(16) }).unwrap();
+        }
+        assert_eq!(sending.pieces(Receive::Packets).count(), PIECES_MAX);
+        assert_eq!(sending.take(PIECES_MAX * 16), PIECES_MAX / 2);
+        assert_eq!(sending.pieces(Receive::Packets).count(), PIECES_MAX);
     }
 
     #[test]

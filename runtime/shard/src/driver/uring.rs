@@ -38,6 +38,7 @@ use self::socket::{Ending, Message, Socket};
 use super::bell::Bell;
 use super::connect_to;
 use super::sockets::{Role, Sockets};
+use super::tipc::has_halves;
 
 /// `IORING_RECVSEND_POLL_FIRST`: nothing is expected to be there.
 const POLL_FIRST: u16 = 1;
@@ -112,7 +113,9 @@ impl Uring {
             // Of one that does not block, the kernel would complete operations before they are done.
             rustix::io::ioctl_fionbio(&fd, false)?;
         }
+        let halves = has_halves(&fd);
         let mut socket = Socket::new(owner, fd, role);
+        socket.halves = halves;
         socket.zero_copy = self.ring.zero_copy && socket.may_zero_copy();
         let full = || io::Error::from(Errno::NFILE);
         let handle = self.sockets.insert(socket).ok_or_else(full)?;

@@ -34,10 +34,11 @@ impl Link {
     /// A message of the link's own.
     pub(crate) fn message(&self, kind: Kind, payload: &[u8]) -> Option<Parcel> {
         let header = Header::new(kind, ShardId::new(0), ShardId::new(0));
-        let slot = Arc::clone(&self.slots).reserve();
-        // What keeps a link alive must not depend on its slots.
-        let mut frame =
-            slot.unwrap_or_else(|| FrameMut::detached(header::CORE_BYTES + payload.len() + 16));
+        let bytes = header::CORE_BYTES + payload.len() + 16;
+        let slot = Arc::clone(&self.slots).reserve().filter(|slot| slot.capacity() >= bytes);
+        // What keeps a link alive must not depend on its slots; and a hello that lists many methods is longer
+        // than some transports' slots are.
+        let mut frame = slot.unwrap_or_else(|| FrameMut::detached(bytes));
         header::append(&mut frame, &header, payload).then(|| Parcel::of(frame))
     }
 }

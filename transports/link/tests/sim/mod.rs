@@ -58,7 +58,8 @@ impl SimNet {
     /// after twenty waits of a millisecond, so a delay is shorter than that.
     pub(crate) fn new(seed: u64, delay_max: Duration) -> Self {
         let (frames_max, slots, slot_bytes, lines_max) = (32, 48, 8 << 10, LINKS_MAX);
-        let options = Options { delay_max, frames_max, slots, slot_bytes, lines_max };
+        let body_bytes = 0;
+        let options = Options { delay_max, frames_max, slots, slot_bytes, body_bytes, lines_max };
         let network = Network { lines: Lines::new(seed, options), now: Time::ZERO };
         Self { network: Rc::new(RefCell::new(network)) }
     }

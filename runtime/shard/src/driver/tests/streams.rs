@@ -209,7 +209,7 @@ fn more_sockets_than_the_rings_hold_are_all_served() {
 }
 
 #[test]
-fn a_packet_comes_whole_and_alone() {
+fn packets_come_whole_and_each_in_a_buffer_of_its_own() {
     use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
     each_form(|form| {
         let mut end = End::new(form);
@@ -220,11 +220,20 @@ fn a_packet_comes_whole_and_alone() {
         let sizes = [1, 64, 17, 60_000, 5, 30_001, 64];
         for len in sizes {
             end.driver.send(from, halves(0, len + 1)).unwrap();
-        }
-        for len in sizes {
             let frame = end.until(|end| end.take(to, received));
             assert!(frame.is_aligned());
             assert_eq!(frame.bytes(), bytes(0, len + 1));
+        }
+        // What waits together shares packets; what is too long for one takes several.
+        for (from_byte, len) in [(0, 64), (64, 60_000), (60_064, 9_000), (69_064, 200_000)] {
+            end.driver.send(from, halves(from_byte, len)).unwrap();
+        }
+        let mut at = 0;
+        for len in [60_064, 9_000, 65_536, 65_536, 65_536, 3_392] {
+            let frame = end.until(|end| end.take(to, received));
+            assert!(frame.is_aligned());
+            assert_eq!(frame.bytes(), bytes(at, len));
+            at += len;
         }
         end.driver.close(from, true);
         assert_eq!(end.until_closed(to), None);

@@ -119,8 +119,17 @@ impl Uring {
         let Some(socket) = self.sockets.get(handle) else { return };
         let group = socket.group();
         let buffer = self.groups.disarm(group, cqueue::buffer_select(entry.flags()));
-        socket.expects = cqueue::sock_nonempty(entry.flags());
-        self.deep |= socket.expects;
+        match socket.role {
+            // The kernel does not say whether there is more, so the next receive looks.
+            Role::Connected(Receive::Packets) => socket.expects = buffer.is_some(),
+            Role::Connected(Receive::Stream)
+            | Role::Connecting(_)
+            | Role::Listener
+            | Role::Watched => {
+                socket.expects = cqueue::sock_nonempty(entry.flags());
+                self.deep |= socket.expects;
+            }
+        }
         let mut frame = None;
         match outcome(entry) {
             Ok(0) => socket.peer_ends(),
@@ -294,7 +303,7 @@ impl Socket {
     /// receives, the kernel would reset the connection, and drop what it had taken to be sent (R4).
     pub(super) fn say_end(&mut self) {
         let Some(fd) = &self.fd else { return };
-        if self.ended || !matches!(self.role, Role::Connected(_)) {
+        if self.ended || !self.halves || !matches!(self.role, Role::Connected(_)) {
             self.ending = Ending::Now;
             return;
         }
@@ -311,7 +320,12 @@ impl Socket {
         }
         self.error = Some(error.into());
         self.ending = Ending::Draining;
-        if let Some(fd) = &self.fd
+        if !self.halves {
+            // The peer has ended, which comes behind what it has sent; or there is no end to wait for.
+            if error != Errno::PIPE {
+                self.ending = Ending::Now;
+            }
+        } else if let Some(fd) = &self.fd
             && shutdown(fd, Shutdown::Both).is_err()
         {
             self.ending = Ending::Now;

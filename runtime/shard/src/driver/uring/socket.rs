@@ -62,6 +62,8 @@ pub(super) struct Socket {
     /// The number of the first of them.
     first_flight: u16,
     pub(super) zero_copy: bool,
+    /// One direction can be ended alone.
+    pub(super) halves: bool,
     /// The peer has ended: there is nothing more to receive.
     pub(super) ended: bool,
     pub(super) ending: Ending,
@@ -90,6 +92,7 @@ impl Socket {
             flights: VecDeque::new(),
             first_flight: 0,
             zero_copy: false,
+            halves: true,
             ended: false,
             ending: Ending::Not,
             abort: false,

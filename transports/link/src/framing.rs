@@ -9,11 +9,14 @@
 //! # Not here
 //! Sockets.
 
-use epicserver_link::pool::SLOT_BYTES;
+use std::ops::Add;
+
 use epicserver_wire::frame::FrameMut;
 use epicserver_wire::frame::{FRAME_ALIGN, Frame};
 use epicserver_wire::header::{Violation, extent};
 use epicserver_wire::rkyv::util::AlignedVec;
+
+use crate::pool::SLOT_BYTES;
 
 /// What framing has done so far.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -29,16 +32,36 @@ pub struct Counters {
     pub copied_bytes: u64,
 }
 
+impl Add for Counters {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            frames: self.frames + other.frames,
+            bytes: self.bytes + other.bytes,
+            copied: self.copied + other.copied,
+            copied_bytes: self.copied_bytes + other.copied_bytes,
+        }
+    }
+}
+
 /// What has come of a message whose end has not.
 #[derive(Debug, Default)]
-pub(crate) struct Framing {
+pub struct Framing {
     begun: AlignedVec<FRAME_ALIGN>,
-    pub(crate) counters: Counters,
+    counters: Counters,
 }
 
 impl Framing {
+    /// What it has done so far.
+    #[must_use]
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+
     /// Whether nothing has come yet.
-    pub(crate) fn is_new(&self) -> bool {
+    #[must_use]
+    pub fn is_new(&self) -> bool {
         self.counters.frames == 0 && self.begun.is_empty()
     }
 
@@ -46,11 +69,7 @@ impl Framing {
     ///
     /// # Errors
     /// [`Violation`] if no message begins where one should.
-    pub(crate) fn piece(
-        &mut self,
-        piece: &Frame,
-        mut give: impl FnMut(Frame),
-    ) -> Result<(), Violation> {
+    pub fn piece(&mut self, piece: &Frame, mut give: impl FnMut(Frame)) -> Result<(), Violation> {
         let mut at = 0;
         while at < piece.len() && !self.begun.is_empty() {
             at = self.complete(piece, at, &mut give)?;
