@@ -1,7 +1,7 @@
 //! Nodes that are gone, and who waits to be told.
 //!
 //! # Invariants
-//! - **N22** The last [`limits::DEPARTURES_MAX`] are kept; who has not asked for so long is told of the oldest of these next.
+//! - **N25** The last [`limits::DEPARTURES_MAX`] are kept; who has not asked for so long is told of the oldest of these next.
 //!
 //! # Not here
 //! Why they are gone: views say that they are.
@@ -36,7 +36,7 @@ impl Departures {
         }
     }
 
-    /// The first that is kept (**N22**) after the one numbered `seen`.
+    /// The first that is kept (**N25**) after the one numbered `seen`.
     fn after(&self, seen: u64) -> Option<Answer> {
         let first = self.count - self.last.len() as u64;
         let at = usize::try_from(seen.saturating_sub(first)).ok()?;
@@ -81,7 +81,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn n22_whoever_asks_is_told_of_one_after_another_and_late_of_the_oldest_that_is_kept() {
+    fn n25_whoever_asks_is_told_of_one_after_another_and_late_of_the_oldest_that_is_kept() {
         let mut departures = Departures::default();
         assert_eq!(departures.after(0), None);
         for node in 1..=limits::DEPARTURES_MAX as u64 + 2 {
