@@ -68,7 +68,8 @@ impl Link {
                 self.session.sent(shard, 1);
                 let (maker, to, token) = (posted.maker, posted.request.to().clone(), posted.token);
                 let transfer = self.begin(shard, text, Source::Call(posted));
-                self.held.push(Held { shard, transfer, maker, to, behind: VecDeque::new() });
+                let (behind, any) = (VecDeque::new(), false);
+                self.held.push(Held { shard, transfer, maker, to, behind, any });
                 Ok(Left::Begun(token))
             }
             Err(Stay::NoSlot) => Err(posted),
@@ -327,8 +328,7 @@ impl Link {
                     continue;
                 }
                 if let Some(held) = self.held_for(&posted) {
-                    self.waiting += 1;
-                    self.held[held].behind.push_back(posted);
+                    self.stand_behind(held, posted);
                     continue;
                 }
                 match self.write_call(now, shard, posted, out) {
