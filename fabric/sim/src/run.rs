@@ -154,6 +154,8 @@ fn simulate(seed: u64, scenario: Option<&Scenario>, mutant: Option<Mutant>) -> W
         hasty: rng.one_in(4),
         lossy: weather == Weather::Foul,
         moves: weather != Weather::Calm,
+        // Drawn apart, so that seeds which are known do what they did.
+        gaps: weather != Weather::Calm && mix(seed ^ 1).is_multiple_of(3),
         nap_us: nap_us(weather, scenario, &mut rng),
         mutant,
     };
