@@ -143,7 +143,14 @@ impl Link {
         out: &mut Vec<Effect>,
     ) -> Result<Written, Stay> {
         loop {
-            let mut frame = self.slot()?;
+            let mut frame = match self.slot() {
+                Ok(frame) => frame,
+                Err(stay) => {
+                    // What it took along for the frame before, which had no room for it.
+                    self.session.owe_again(header.to, header.credit);
+                    return Err(stay);
+                }
+            };
             // R4: only now is it certain to leave.
             header.credit = plus(header.credit, self.session.take_owed(header.to));
             let before = frame.len();
