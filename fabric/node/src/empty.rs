@@ -61,6 +61,12 @@ impl Core {
         slot.is_some_and(|slot| self.realm.borrow().drains.contains_key(&slot))
     }
 
+    /// The view by which the slot of `place` was lost, if it is being emptied.
+    pub(crate) fn lost_by(&self, place: u32) -> Option<u64> {
+        let slot = self.table.borrow().slot_of(place)?;
+        self.realm.borrow().drains.get(&slot).map(|drain| drain.view)
+    }
+
     /// Whether a call may enter `slot`, which is lost.
     pub(crate) fn may_enter(&self, realm: &Realm, slot: SlotId, request: &Request) -> bool {
         let Some(drain) = realm.drains.get(&slot) else { return false };
@@ -136,7 +142,12 @@ impl Core {
             goes(mail, table.has_turn_of(place, mail.path().chain()))
         });
         for mail in gone {
-            if let Mail::Call(request) = mail {
+            let Mail::Call(request) = mail else { continue };
+            // What was kept for a turn that is ended now would come behind what its caller has said since, and was
+            // given back before it (I4).
+            if over && self.table.borrow().has_turn_of(place, request.head().path.chain()) {
+                self.refuse(desk, request, ErrorKind::Moved);
+            } else {
                 self.turn_away(desk, place, request);
             }
         }

@@ -15,9 +15,10 @@ use epicserver_entity::{
     Answer, AnyCell, AnyStarted, Caller, Desk, Entry, Head, MethodInfo, Mode, Place, Request,
     Running, TurnId,
 };
-use epicserver_wire::{CallError, ErrorKind, Path, Ran, Time, Token};
+use epicserver_wire::{Born, CallError, ErrorKind, Path, Ran, Time, Token};
 
 use crate::core::{Core, Ready};
+use crate::realm::Traffic;
 use crate::tokens::Timer;
 use crate::{Effect, Notice};
 
@@ -91,10 +92,16 @@ impl Core {
         }
     }
 
-    /// The path of a turn that begins now.
+    /// The path of a turn that begins now at `place`. What is let in where a slot is emptied counts as begun before that
+    /// was lost: it is waited for, and so are the calls by which its chain comes back there.
     #[inline]
-    fn begun(&self, path: Path) -> Path {
-        let born = path.born().or_earlier(self.born.get());
+    fn begun(&self, place: u32, path: Path) -> Path {
+        let mut born = path.born().or_earlier(self.born.get());
+        if self.traffic.get() == Traffic::Busy
+            && let Some(lost) = self.lost_by(place)
+        {
+            born = born.or_earlier(Born::under(lost.saturating_sub(1)));
+        }
         path.born_under(born)
     }
 
@@ -114,7 +121,7 @@ impl Core {
         head: &Head,
         method: &'static MethodInfo,
     ) -> Option<(u32, Path)> {
-        let mut path = self.begun(head.path.clone());
+        let mut path = self.begun(place, head.path.clone());
         let mut table = self.table.borrow_mut();
         let turn = table.begin(place, path.clone()).ok()?;
         if method.mode == Mode::Exclusive {
@@ -137,7 +144,7 @@ impl Core {
         running: Box<dyn Running>,
     ) -> Option<u32> {
         // What belongs to no entity begins no chain by itself.
-        let path = if place == u32::MAX { path } else { self.begun(path) };
+        let path = if place == u32::MAX { path } else { self.begun(place, path) };
         let turn = self.table.borrow_mut().begin(place, path).ok()?;
         let mut task = self.new_task(Caller::Nobody, Time::MAX, None);
         task.running = Some(running);
@@ -209,7 +216,7 @@ impl Core {
     fn start_turn(&self, desk: &Desk, place: u32, cell: Rc<dyn AnyCell>, request: Request) {
         let head = request.head();
         let (caller, method) = (head.caller, request.method());
-        let path = self.begun(head.path.clone());
+        let path = self.begun(place, head.path.clone());
         let chain = path.chain();
         let outer_path = desk.set_path(path);
         let outer = desk.begin(TurnId::NONE, Place::new(place), head.deadline, 0);

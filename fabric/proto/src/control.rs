@@ -11,6 +11,9 @@
 //! - **CN2** Views are gone by in the order of their numbers; an older one than is known is passed over.
 //! - **CN3** A node whose lease has ended is over: it holds nothing, and only [`Event::Begin`] with another id makes
 //!   something of it again.
+//! - **CN4** A node that is to go ends its lease only once it holds nothing, all members go by views that give it
+//!   nothing, and its host says that nothing is under way on its shards: what comes back to them finds its way by later
+//!   views, and nobody says anything more to it.
 //!
 //! # Not here
 //! Turns and mailboxes: what shards do with a snapshot. Links, clocks and the coordinator themselves. Where the ids of
@@ -122,8 +125,11 @@ pub enum Event<'a> {
         /// Its number.
         view: u64,
     },
-    /// The node is to hand everything over, and to go.
+    /// The node is to hand everything over, and to go. It goes once it has said [`Effect::HandedOver`] and was told of
+    /// [`Event::Quiet`].
     Leave,
+    /// Nothing is under way any more on the shards of a node that leaves, or its host waits for that no longer.
+    Quiet,
     /// The deadline has passed.
     Time,
 }
@@ -166,6 +172,9 @@ pub enum Effect {
         /// Which node it was.
         node: NodeId,
     },
+    /// This node, which is to go, has handed over what it had, and everybody knows; said once. What its shards have under
+    /// way may still need it, and the views that come: it is a member until [`Event::Quiet`].
+    HandedOver,
     /// This node has left, as it was told to.
     Left,
     /// Something that people may want to know.

@@ -115,6 +115,13 @@ impl Past {
     pub fn has(&self, node: NodeId) -> bool {
         self.shares.binary_search_by_key(&node, |share| share.node).is_ok()
     }
+
+    /// Whether `node` was a member that owns something.
+    #[must_use]
+    pub fn gives(&self, node: NodeId) -> bool {
+        let at = self.shares.binary_search_by_key(&node, |share| share.node);
+        at.is_ok_and(|at| self.shares[at].weight > 0)
+    }
 }
 
 /// A view.

@@ -297,6 +297,9 @@ async fn number(visit: &Visit, rng: &mut Rng, to: &Ref<Knot>) -> Result<()> {
     let sequence = log(|log| log.fresh());
     let mut later = Vec::new();
     for number in 0..u32::try_from(rng.below(10)).unwrap_or(0) {
+        if log(|log| log.scene.gaps) && rng.one_in(2) {
+            let _its_own_matter = call(visit, rng, 1).await;
+        }
         let id = log(|log| log.made());
         let tell = rng.one_in(3);
         let made = match rng.below(4) {

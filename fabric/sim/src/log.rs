@@ -84,6 +84,8 @@ pub(crate) struct Scene {
     pub(crate) lossy: bool,
     /// Whether slots move.
     pub(crate) moves: bool,
+    /// Whether callers do something else between numbered calls, while slots move.
+    pub(crate) gaps: bool,
     /// The longest nap, in microseconds.
     pub(crate) nap_us: u64,
     pub(crate) mutant: Option<Mutant>,

@@ -114,7 +114,7 @@ fn run_shards(options: &Options, scenario: Option<&(String, Scenario)>) -> ExitC
     for number in 0..seeds {
         let seed = seed.wrapping_add(number);
         // Whether a run can be repeated shows in a few as well as in all.
-        let twice = number.is_multiple_of(TWICE_EVERY) || mutant.is_some();
+        let twice = number.is_multiple_of(TWICE_EVERY) || mutant.is_some_and(Mutant::shows_in_two);
         let trial = (if twice { check } else { epicserver_sim::run })(seed, scenario, mutant);
         if seeds == 1 {
             trial.stats.drawn.iter().for_each(|drawn| println!("  {drawn}"));

@@ -183,6 +183,12 @@ impl Mutant {
         }
     }
 
+    /// Whether it takes two runs of a seed to see it.
+    #[must_use]
+    pub fn shows_in_two(self) -> bool {
+        self.caught_by().contains(&"same_trace")
+    }
+
     /// Whether it shows only where slots move.
     #[must_use]
     pub const fn needs_moves(self) -> bool {

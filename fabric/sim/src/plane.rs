@@ -28,8 +28,10 @@ pub(crate) enum Order {
     Evict(usize),
     /// A node learns that another one is none any more, and hangs up.
     HangUp(usize, NodeId),
-    /// A node that left holds nothing any more; said again until it [ends](Plane::end).
-    Released(usize),
+    /// A node that leaves holds nothing any more; said again until it is [quiet](Plane::quiet).
+    HandedOver(usize),
+    /// A node has left.
+    Left(usize),
     /// There is a view that nobody knows of yet.
     Changed,
 }
@@ -76,8 +78,8 @@ pub(crate) trait Plane {
     fn deadline(&self) -> Option<Time>;
     /// Does what is due.
     fn run(&mut self, now: Time) -> Vec<Order>;
-    /// A node that was released has ended.
-    fn end(&mut self, now: Time, node: usize);
+    /// A node that leaves has nothing under way any more, or is not waited for any longer.
+    fn quiet(&mut self, now: Time, node: usize);
     /// How many views there were.
     fn views(&self) -> u64;
     /// What happened there, by name.

@@ -346,13 +346,25 @@ impl Fabric {
         Ok(fabric)
     }
 
-    /// Hands everything over to the other nodes, and leaves; nothing in a fabric in which nobody takes over. Blocks for
-    /// at most `wait`. Says whether that was enough; if not, the node's lease runs out.
-    pub(crate) fn leave(&self, wait: Duration) -> bool {
+    /// Hands everything over to the other nodes; nothing in a fabric in which nobody takes over. Blocks for at most
+    /// `wait`. Says whether that was enough.
+    pub(crate) fn hand_over(&self, wait: Duration) -> bool {
         if !self.hands_over {
             return true;
         }
         self.gate.leave();
+        self.bell.ring();
+        self.gate.wait(Progress::HandedOver, wait)
+    }
+
+    /// Leaves, where everything is handed over and nothing is under way any more or waited for. Until then what comes back
+    /// to shards finds its way by the views of the others. Blocks for at most `wait`. Says whether that was enough; if not,
+    /// the node's lease runs out.
+    pub(crate) fn leave(&self, wait: Duration) -> bool {
+        if !self.hands_over {
+            return true;
+        }
+        self.gate.be_quiet();
         self.bell.ring();
         self.gate.wait(Progress::Over, wait)
     }

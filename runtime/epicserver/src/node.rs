@@ -228,11 +228,14 @@ impl Node {
     /// [`ErrorKind::Stopping`](crate::ErrorKind::Stopping).
     pub fn shut_down(self, drain: Duration) -> bool {
         let until = Instant::now() + drain;
-        // While shards run still: they hand over what they have.
-        let left = self.fabric.as_ref().is_none_or(|fabric| fabric.leave(drain));
-        let drained = self.host.shut_down(until.saturating_duration_since(Instant::now()));
+        let rest = || until.saturating_duration_since(Instant::now());
+        // While shards run still: they hand over what they have, and then end what they have made others do.
+        let handed = self.fabric.as_ref().is_none_or(|fabric| fabric.hand_over(drain));
+        let drained = self.host.drain(rest());
+        let left = self.fabric.as_ref().is_none_or(|fabric| fabric.leave(rest()));
+        self.host.shut_down();
         drop(self.fabric);
-        left && drained
+        handed && drained && left
     }
 
     /// The same with ten seconds to drain.

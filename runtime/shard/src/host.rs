@@ -263,21 +263,24 @@ impl Host {
         self.inlets.put(0, Control::Root(task));
     }
 
-    /// Takes no more calls from outside, waits for at most `drain` until what is under way is done,
-    /// collects every activation with its hook, and ends the threads (**H7**). Blocks. Says whether
-    /// everything was done in time.
-    pub fn shut_down(mut self, drain: Duration) -> bool {
+    /// Takes no more calls from outside, and waits for at most `wait` until what is under way is done. Blocks. Says
+    /// whether it was done in time.
+    pub fn drain(&self, wait: Duration) -> bool {
         for shard in 0..self.inlets.len() {
             self.inlets.put(shard, Control::Stop);
         }
-        let drained = self.drain(Instant::now() + drain);
+        self.wait_for_quiet(Instant::now() + wait)
+    }
+
+    /// Collects every activation with its hook, and ends the threads (**H7**): what was not [drained](Self::drain) is
+    /// refused. Blocks.
+    pub fn shut_down(mut self) {
         self.close();
-        drained
     }
 
     /// Quiet twice in a row with as many messages taken as given, and none between: so none was
     /// under way at the first look (Mattern, *Algorithms for distributed termination detection*, 1987).
-    fn drain(&self, until: Instant) -> bool {
+    fn wait_for_quiet(&self, until: Instant) -> bool {
         let mut before = None;
         while Instant::now() < until {
             let probes = self.probe();

@@ -68,7 +68,8 @@ impl Link {
                 self.session.sent(shard, 1);
                 let (maker, to, token) = (posted.maker, posted.request.to().clone(), posted.token);
                 let transfer = self.begin(shard, text, Source::Call(posted));
-                self.held.push(Held { shard, transfer, maker, to, behind: VecDeque::new() });
+                let (behind, any) = (VecDeque::new(), false);
+                self.held.push(Held { shard, transfer, maker, to, behind, any });
                 Ok(Left::Begun(token))
             }
             Err(Stay::NoSlot) => Err(posted),
@@ -144,7 +145,14 @@ impl Link {
         out: &mut Vec<Effect>,
     ) -> Result<Written, Stay> {
         loop {
-            let mut frame = self.slot()?;
+            let mut frame = match self.slot() {
+                Ok(frame) => frame,
+                Err(stay) => {
+                    // What it took along for the frame before, which had no room for it.
+                    self.session.owe_again(header.to, header.credit);
+                    return Err(stay);
+                }
+            };
             // R4: only now is it certain to leave.
             header.credit = plus(header.credit, self.session.take_owed(header.to));
             let before = frame.len();
@@ -329,8 +337,7 @@ impl Link {
                     continue;
                 }
                 if let Some(held) = self.held_for(&posted) {
-                    self.waiting += 1;
-                    self.held[held].behind.push_back(posted);
+                    self.stand_behind(held, posted);
                     continue;
                 }
                 match self.write_call(now, shard, posted, out) {

@@ -2,7 +2,8 @@
 //!
 //! # Invariants
 //! - **R3** What is posted for one peer's shard leaves in the order of posting, but for what waits for a
-//!   transfer of its own pair; answers have no order.
+//!   transfer of its own pair; answers have no order. What may be of any pair waits for all transfers to its callee,
+//!   and what is posted later for that one waits behind it.
 //! - **R4** A credit that was taken to ride on a message leaves with it.
 //!
 //! # Not here
@@ -44,10 +45,13 @@ impl Posted {
     /// It is not known any more which activation made it: it may have been any.
     pub(crate) const ANY: Place = Place::new(u32::MAX - 1);
 
+    fn is_of_any(&self) -> bool {
+        self.maker == Self::ANY
+    }
+
     fn pairs_with(&self, held: &Held) -> bool {
-        let any = |maker: Place| maker == Self::ANY;
-        let same = self.maker == held.maker || any(self.maker) || any(held.maker);
-        same && held.to == *self.request.to()
+        let any = self.is_of_any() || held.maker == Self::ANY;
+        (any || self.maker == held.maker) && held.to == *self.request.to()
     }
 }
 
@@ -107,6 +111,8 @@ pub(super) struct Held {
     pub(super) maker: Place,
     pub(super) to: EntityId,
     pub(super) behind: VecDeque<Posted>,
+    /// Something that may be of any pair waits there.
+    pub(super) any: bool,
 }
 
 /// A shard's end of one link.
@@ -229,8 +235,7 @@ impl Link {
             return None;
         }
         if let Some(held) = self.held_for(&posted) {
-            self.waiting += 1;
-            self.held[held].behind.push_back(posted);
+            self.stand_behind(held, posted);
             return None;
         }
         if !self.may_send(shard) {
@@ -272,8 +277,25 @@ impl Link {
         }
     }
 
+    /// The transfer that it has to wait for, if there is one.
     pub(super) fn held_for(&self, posted: &Posted) -> Option<usize> {
-        self.held.iter().position(|held| posted.pairs_with(held))
+        let any = |held: &Held| held.any && held.to == *posted.request.to();
+        let pair = |held: &Held| posted.pairs_with(held);
+        self.held.iter().position(any).or_else(|| self.held.iter().position(pair))
+    }
+
+    /// It waits for that transfer. What may be of any pair does so behind all that waits for its callee: whatever of
+    /// that is of its pair was made before it, and goes on with it.
+    pub(super) fn stand_behind(&mut self, at: usize, posted: Posted) {
+        self.waiting += 1;
+        if posted.is_of_any() && !self.held[at].any {
+            let mut all = VecDeque::new();
+            for held in self.held.iter_mut().filter(|held| held.to == *posted.request.to()) {
+                all.append(&mut held.behind);
+            }
+            (self.held[at].behind, self.held[at].any) = (all, true);
+        }
+        self.held[at].behind.push_back(posted);
     }
 
     /// A lane carries a message only if it could carry the longest that fits a slot.

@@ -58,6 +58,10 @@ pub(super) struct Life {
     next_ask: u64,
     pub(super) over: bool,
     pub(super) leaving: bool,
+    /// The host has been told that everything is handed over.
+    handed_over: bool,
+    /// The host has said that nothing is under way on its shards.
+    quiet: bool,
     /// Whether it is a member of the view.
     pub(super) belongs: bool,
     pub(super) view: Option<Arc<View>>,
@@ -101,6 +105,8 @@ impl Life {
             next_ask: asks,
             over: false,
             leaving: false,
+            handed_over: false,
+            quiet: false,
             belongs: false,
             view: None,
             heard: 0,
@@ -177,6 +183,7 @@ impl Life {
                 self.leaving = true;
                 self.renewals.hasten(now);
             }
+            Event::Quiet => self.quiet = true,
         }
     }
 
@@ -195,7 +202,7 @@ impl Life {
             self.look_soon(now);
         }
         self.serve(now, out);
-        self.consider_release(now);
+        self.consider_release(now, out);
         match self.release {
             Release::Not if self.renewals.due() <= now => self.ask_renewal(now, out),
             Release::Due(at) if at <= now => {
@@ -256,16 +263,27 @@ impl Life {
         self.renewals.sent(now, id, after);
     }
 
-    /// A node that leaves goes once it holds nothing: it never was a member, or it has handed everything over.
-    fn consider_release(&mut self, now: Time) {
-        if !self.leaving || !matches!(self.release, Release::Not) {
+    /// A node that leaves goes once it has nothing any more, nor anything under way (**CN4**).
+    fn consider_release(&mut self, now: Time, out: &mut Vec<Effect>) {
+        if !self.leaving || !matches!(self.release, Release::Not) || !self.has_nothing() {
             return;
         }
-        let me = self.view.as_ref().and_then(|view| view.member(self.me()));
-        let free = me.is_none_or(|member| member.leaving && self.holdings.is_drained());
-        if free && self.change.is_none() {
+        if !std::mem::replace(&mut self.handed_over, true) {
+            out.push(Effect::HandedOver);
+        }
+        if self.quiet && self.change.is_none() {
             self.release = Release::Due(now);
         }
+    }
+
+    /// Whether it never was a member, or holds nothing and no member goes by a view that gives it something.
+    fn has_nothing(&self) -> bool {
+        let me = self.me();
+        let Some(view) = &self.view else { return true };
+        let Some(member) = view.member(me) else { return true };
+        member.leaving
+            && self.holdings.is_drained()
+            && view.history.iter().all(|past| !past.gives(me))
     }
 
     fn answered(&mut self, now: Time, id: AskId, answer: Answer, out: &mut Vec<Effect>) {

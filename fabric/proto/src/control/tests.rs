@@ -358,6 +358,17 @@ fn who_leaves_hands_over_and_then_releases_until_it_is_done() {
     assert_eq!(node.asked(release), None);
     let all = vec![(CLASS, (0..=u16::MAX).collect())];
     node.handle(Event::Drained { view: 5, shard: ShardId::new(0), slots: all });
+    assert!(
+        !node.out.iter().any(|effect| matches!(effect, Effect::HandedOver)),
+        "LOW may not know"
+    );
+    let mut known = view(6, &[LOW, ME], &[]);
+    (known.members[1].share.weight, known.members[1].leaving) = (0, true);
+    node.hear(LOW, &Said::Whole(known));
+    assert!(matches!(node.out.last(), Some(Effect::HandedOver)));
+    node.wait_until(node.now + TTL);
+    assert_eq!(node.asked(release), None, "CN4: something may be under way");
+    node.handle(Event::Quiet);
     node.answer(release, Answer::Failed { why: "lost".to_owned() });
     node.out.clear();
     node.wait_until(node.now + Duration::from_secs(1));
@@ -371,6 +382,8 @@ fn who_leaves_hands_over_and_then_releases_until_it_is_done() {
 fn who_has_not_joined_leaves_at_once() {
     let mut node = Node::begun();
     node.handle(Event::Leave);
+    assert!(matches!(node.out.last(), Some(Effect::HandedOver | Effect::Ask { .. })));
+    node.handle(Event::Quiet);
     node.answer(|ask| matches!(ask, Ask::Release { .. }), Answer::Released);
     assert!(matches!(node.out.last(), Some(Effect::Left)));
 }
@@ -380,6 +393,7 @@ fn in2_who_leaves_before_it_has_joined_serves_nothing_though_a_view_has_it() {
     let mut node = Node::begun();
     node.renewed(0);
     node.handle(Event::Leave);
+    node.handle(Event::Quiet);
     node.hear(LOW, &Said::Whole(view(1, &[LOW, ME], &[])));
     assert!(node.served().is_none());
     node.answer(|ask| matches!(ask, Ask::Release { .. }), Answer::Released);

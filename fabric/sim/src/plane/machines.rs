@@ -45,7 +45,7 @@ enum Happening {
     Drained(Whom, u64, ShardId, Vec<SlotId>),
     Behind(Whom, u64),
     Leave(Whom),
-    Left(Whom),
+    HandedOver(Whom),
 }
 
 impl Happening {
@@ -59,7 +59,7 @@ impl Happening {
             | Self::Drained(whom, ..)
             | Self::Behind(whom, _)
             | Self::Leave(whom)
-            | Self::Left(whom) => *whom,
+            | Self::HandedOver(whom) => *whom,
         }
     }
 }
@@ -82,6 +82,8 @@ struct Node {
     clock: Clock,
     paused: Time,
     cut_off: bool,
+    /// Nothing is under way on its shards, which leave.
+    quiet: bool,
     /// When the last thing arrives that it was told.
     rung: Time,
     shown: Option<Arc<Ownership>>,
@@ -209,9 +211,10 @@ impl Machines {
                 self.nodes[whom.node].phase = Phase::Leaving;
                 self.feed(whom.node, Event::Leave);
             }
-            Happening::Left(_) => {
-                self.orders.push(Order::Released(whom.node));
-                self.put(self.now + LINGER, Happening::Left(whom));
+            Happening::HandedOver(_) if self.nodes[whom.node].quiet => {}
+            Happening::HandedOver(_) => {
+                self.orders.push(Order::HandedOver(whom.node));
+                self.put(self.now + LINGER, Happening::HandedOver(whom));
             }
         }
     }
@@ -258,11 +261,14 @@ impl Machines {
                 self.stop(node, Phase::Out);
                 self.orders.push(Order::Evict(node));
             }
+            Effect::HandedOver => {
+                let whom = self.whom(node);
+                self.put(self.now, Happening::HandedOver(whom));
+            }
             Effect::Left => {
                 self.count("left");
                 self.stop(node, Phase::Left);
-                let whom = self.whom(node);
-                self.put(self.now, Happening::Left(whom));
+                self.orders.push(Order::Left(node));
             }
             Effect::Notice(_) => self.count("notices"),
         }
@@ -402,6 +408,7 @@ impl Plane for Machines {
             clock,
             paused: Time::ZERO,
             cut_off: false,
+            quiet: false,
             rung: Time::ZERO,
             shown: None,
             emptying: vec![BTreeSet::new(); usize::from(shards)],
@@ -531,8 +538,10 @@ impl Plane for Machines {
         }
     }
 
-    fn end(&mut self, _now: Time, node: usize) {
-        self.nodes[node].life += 1;
+    fn quiet(&mut self, now: Time, node: usize) {
+        self.nodes[node].quiet = true;
+        self.now = now;
+        self.feed(node, Event::Quiet);
     }
 
     fn views(&self) -> u64 {

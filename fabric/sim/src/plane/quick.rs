@@ -113,6 +113,8 @@ pub(crate) struct Quick {
     /// The epoch and the node of each slot that entities of the world are in.
     epochs: BTreeMap<SlotId, (u64, usize)>,
     views: u64,
+    /// Nodes that have left, of which the world does not know.
+    left: Vec<usize>,
 }
 
 impl Quick {
@@ -136,6 +138,7 @@ impl Quick {
             mutant,
             epochs: slots.into_iter().map(|slot| (slot, (0, usize::MAX))).collect(),
             views: 0,
+            left: Vec::new(),
         }
     }
 
@@ -398,7 +401,7 @@ impl Quick {
         };
         let empty = self.nodes.iter().enumerate().filter(|(_, node)| is_empty(node));
         let before = orders.len();
-        orders.extend(empty.map(|(at, _)| Order::Released(at)));
+        orders.extend(empty.map(|(at, _)| Order::HandedOver(at)));
         if orders.len() > before {
             self.after(now, LINGER, Task::Look);
         }
@@ -504,7 +507,7 @@ impl Plane for Quick {
     }
 
     fn run(&mut self, now: Time) -> Vec<Order> {
-        let mut orders = Vec::new();
+        let mut orders: Vec<Order> = self.left.drain(..).map(Order::Left).collect();
         while let Some((at, serial, task)) = self.tasks.first().copied() {
             if at > now {
                 break;
@@ -520,7 +523,8 @@ impl Plane for Quick {
         orders
     }
 
-    fn end(&mut self, now: Time, node: usize) {
+    fn quiet(&mut self, now: Time, node: usize) {
+        self.left.push(node);
         self.nodes[node].phase = Phase::Left;
         self.nodes[node].shown = None;
         self.nodes[node].leaves = false;

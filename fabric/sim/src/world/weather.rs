@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use epicserver_node::Event;
-use epicserver_wire::Time;
+use epicserver_wire::{Time, limits};
 
 use super::World;
 use crate::plane::Order;
@@ -18,9 +18,6 @@ const REDIAL: Duration = Duration::from_millis(5);
 
 /// How long a node that has left waits for what others have said to it before they knew.
 const FAREWELL: Duration = Duration::from_millis(100);
-
-/// How long such a node stays at most.
-const STAYS_MAX: Duration = Duration::from_secs(2);
 
 /// Tasks that begin at most because slots move.
 const TASKS_MAX: u64 = 400;
@@ -319,7 +316,8 @@ impl World {
             | Order::Lease(node, _)
             | Order::Evict(node)
             | Order::HangUp(node, _)
-            | Order::Released(node)
+            | Order::HandedOver(node)
+            | Order::Left(node)
                 if !self.nodes[node].lives => {}
             Order::Show(node, ownership) => {
                 self.note(14, node);
@@ -339,13 +337,17 @@ impl World {
                     self.hang_up(node, other);
                 }
             }
-            Order::Released(node) => self.released(node),
+            Order::HandedOver(node) => self.handed_over(node),
+            Order::Left(node) => {
+                self.net.close(self.now, node);
+                self.end(node);
+            }
             Order::Changed => self.begin_some(),
         }
     }
 
-    /// A node that left holds nothing any more. It ends once it has nothing to do either.
-    fn released(&mut self, node: usize) {
+    /// A node that leaves holds nothing any more. It goes once it has nothing to do either.
+    fn handed_over(&mut self, node: usize) {
         let idle = self.nodes[node].members().all(|member| {
             let member = &self.members[member];
             let shard = member.shard.as_ref();
@@ -355,15 +357,13 @@ impl World {
         if !idle {
             self.nodes[node].idle_since = None;
         }
-        // Past its lease nothing goes on there.
-        let over = self.now >= *self.nodes[node].left.get_or_insert(self.now) + STAYS_MAX;
+        let since_left = *self.nodes[node].left.get_or_insert(self.now);
+        let over = self.now >= since_left + limits::DRAIN_MAX;
         if !over && (!idle || self.now < since + FAREWELL) {
             return;
         }
         if let Some(plane) = &mut self.plane {
-            plane.end(self.now, node);
+            plane.quiet(self.now, node);
         }
-        self.net.close(self.now, node);
-        self.end(node);
     }
 }

@@ -18,6 +18,8 @@ pub(super) enum Progress {
     Joining,
     /// It is a member among as many as are wanted, and serves all that it owns; or it waits for nothing any more.
     Ready,
+    /// It leaves, and has handed over what it had.
+    HandedOver,
     /// Its control thread has ended.
     Over,
 }
@@ -28,6 +30,7 @@ pub(super) struct Gate {
     progress: Mutex<Progress>,
     moved: Condvar,
     leaving: AtomicBool,
+    quiet: AtomicBool,
     stopping: AtomicBool,
 }
 
@@ -63,6 +66,15 @@ impl Gate {
 
     pub(super) fn is_leaving(&self) -> bool {
         self.leaving.load(Ordering::SeqCst)
+    }
+
+    /// Nothing is under way any more on a node that leaves, or is not waited for.
+    pub(super) fn be_quiet(&self) {
+        self.quiet.store(true, Ordering::SeqCst);
+    }
+
+    pub(super) fn is_quiet(&self) -> bool {
+        self.quiet.load(Ordering::SeqCst)
     }
 
     /// The control thread is to end, whatever it is about.

@@ -66,6 +66,7 @@ pub(super) struct Thread {
     answers: Vec<(AskId, Answer)>,
     begun: bool,
     leaving: bool,
+    quiet: bool,
     over: bool,
     /// The addresses of which others could not be told, and when that was tried.
     unpublished: Option<(Vec<Address>, Instant)>,
@@ -83,6 +84,7 @@ impl Thread {
             answers: Vec::new(),
             begun: false,
             leaving: false,
+            quiet: false,
             over: false,
             unpublished: None,
             strangers: Strangers::default(),
@@ -147,6 +149,10 @@ impl Thread {
             }
             Effect::Gone { node, left } => self.gone(node, left),
             Effect::Evicted { node } => self.evicted(node),
+            Effect::HandedOver => {
+                tracing::info!(node = %self.me(), "handed everything over");
+                self.seat.gate.show(Progress::HandedOver);
+            }
             Effect::Left => {
                 tracing::info!(node = %self.me(), "left the fabric");
                 self.over = true;
@@ -218,14 +224,17 @@ impl Thread {
     }
 
     fn depart(&mut self) {
-        if self.leaving || !self.seat.gate.is_leaving() {
-            return;
+        if !self.leaving && self.seat.gate.is_leaving() {
+            self.leaving = true;
+            if self.begun {
+                self.tell(Event::Leave);
+            } else {
+                self.over = true;
+            }
         }
-        self.leaving = true;
-        if self.begun {
-            self.tell(Event::Leave);
-        } else {
-            self.over = true;
+        if !self.quiet && self.seat.gate.is_quiet() {
+            self.quiet = true;
+            self.tell(Event::Quiet);
         }
     }
 

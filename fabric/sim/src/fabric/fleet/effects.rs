@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use epicserver_proto::control::{AskId, Effect};
+use epicserver_proto::control::{AskId, Effect, Event};
 use epicserver_proto::coordinator::{ASK_MAX, Answer, Ask};
 use epicserver_proto::view::Record;
 use epicserver_wire::{NodeId, Time};
@@ -57,6 +57,8 @@ impl Fleet<'_> {
                 let at = self.after(AGAIN);
                 self.queue.put(at, Happening::Begin { host });
             }
+            // Shards have nothing under way.
+            Effect::HandedOver => self.feed(host, Event::Quiet),
             Effect::Left => {
                 self.note(8, host);
                 self.tally.count("left", 1);
