@@ -10,7 +10,7 @@ use crate::setup::SETTINGS;
 
 /// The suite takes a minute and a half under emulation on a quiet machine.
 const SUITE: Duration = Duration::from_secs(420);
-const GAME: Duration = Duration::from_secs(120);
+const GAME: Duration = Duration::from_secs(300);
 
 /// The suite of all transports, with one driver on each of two machines, at the same time.
 pub(crate) fn suites(report: &mut Report, programs: &Programs, machines: [&Machine; 2]) {

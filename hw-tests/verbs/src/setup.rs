@@ -13,8 +13,8 @@ const PORT: u16 = 7400;
 pub(crate) const SETTINGS: &str = "export EPICSERVER_NETWORK__TRANSPORT=verbs EPICSERVER_FABRIC__NAME=hw \
      EPICSERVER_FABRIC__KEY=sixteen-bytes-or-more EPICSERVER_FABRIC__NODES=2 EPICSERVER_RUNTIME__IDLE=power";
 
-/// The same for a node that waits for no other.
-const ALONE: &str = "export EPICSERVER_NETWORK__TRANSPORT=verbs EPICSERVER_FABRIC__NAME=alone EPICSERVER_RUNTIME__IDLE=power";
+/// A node that nobody joins: it is ended while it waits, which a first signal does not do.
+const IN_VAIN: &str = "EPICSERVER_FABRIC__NAME=alone; exec timeout -k 1 8";
 
 /// The address of machine `number` on the wire.
 pub(crate) fn address(number: u8) -> String {
@@ -61,18 +61,18 @@ pub(crate) fn doctor(report: &mut Report, programs: &Programs, machine: &Machine
     });
 }
 
-/// What a node says that is configured wrongly or may pin too little. It waits for nobody else.
+/// What a node says that is configured wrongly or may pin too little.
 pub(crate) fn refusals(report: &mut Report, programs: &Programs, machine: &Machine) {
     let tally = programs.tally.display();
     report.case("a GID that is not there is named, with those that are", || {
         let index = "EPICSERVER_NETWORK__VERBS__GID_INDEX=200";
-        let ended = machine.ask(&format!("{ALONE} {index}; timeout 3 {tally} serve"), SHORT)?;
+        let ended = machine.ask(&format!("{SETTINGS} {index} {IN_VAIN} {tally} serve"), SHORT)?;
         let line = said(&ended.stderr, "verbs unavailable: ");
         expect(line.contains("no GID at index 200") && line.contains("RoCE v2"), &ended.text())
     });
     report.case("a device that is not there is named, with those that are", || {
         let device = "EPICSERVER_NETWORK__VERBS__DEVICE=mlx5_9";
-        let ended = machine.ask(&format!("{ALONE} {device}; timeout 3 {tally} serve"), SHORT)?;
+        let ended = machine.ask(&format!("{SETTINGS} {device} {IN_VAIN} {tally} serve"), SHORT)?;
         let line = said(&ended.stderr, "verbs unavailable: ");
         expect(line.contains("mlx5_9") && line.contains("rxe0"), &ended.text())
     });
@@ -81,10 +81,10 @@ pub(crate) fn refusals(report: &mut Report, programs: &Programs, machine: &Machi
         let bounded = "ulimit -l 64; exec setpriv --reuid 65534 --regid 65534 --clear-groups --inh-caps=-all \
                        --bounding-set=-all";
         let script = format!(
-            "{ALONE} HOME=/tmp EPICSERVER_RUNTIME__RUN_DIR=/tmp/bounded
+            "{SETTINGS} HOME=/tmp EPICSERVER_FABRIC__NAME=alone EPICSERVER_RUNTIME__RUN_DIR=/tmp/bounded
              chmod a+rw /dev/infiniband/uverbs*
              install -d -o 65534 -m 700 /tmp/bounded
-             {bounded} timeout 3 {tally} serve"
+             {bounded} timeout -k 1 8 {tally} serve"
         );
         let ended = machine.ask(&script, SHORT)?;
         let line = said(&ended.stderr, "verbs unavailable: ");

@@ -9,7 +9,7 @@ use crate::programs::Programs;
 use crate::setup;
 use crate::{SECOND, SHORT};
 
-const GAME: Duration = Duration::from_secs(180);
+const GAME: Duration = Duration::from_secs(300);
 /// For what goes on while wires fail.
 const ACCOUNTS: Duration = Duration::from_secs(120);
 /// How long a link may be silent before it is given up (`SILENT` of the link machine), and what emulation may add.

@@ -177,7 +177,10 @@ impl Tipc {
         let Counters { frames, bytes, copied, copied_bytes, .. } = link.framing.counters();
         tracing::debug!(%link.peer, frames, bytes, copied, copied_bytes, "a link over TIPC has ended");
         self.gone = self.gone + link.framing.counters();
-        let why = link.why.unwrap_or_else(|| why(error));
+        let why = link.why.unwrap_or_else(|| match error {
+            Some(error) if !is_the_peers(error.kind()) => Down::Failed(error.to_string()),
+            None | Some(_) => Down::There,
+        });
         // A link that was accepted is nobody's before it is up.
         if link.up || !link.accepted {
             io.events.push(Event::Down { link: id, why });
@@ -293,15 +296,8 @@ fn no_address() -> io::Error {
     io::Error::new(io::ErrorKind::AddrNotAvailable, what)
 }
 
-/// Why the driver has closed a socket that this end did not close. A process that ends, in whatever way, says so; a
-/// connection is reset when its machine cannot be reached.
-fn why(error: Option<io::Error>) -> Down {
-    match error {
-        None => Down::There,
-        Some(error) if error.kind() == io::ErrorKind::BrokenPipe => Down::There,
-        Some(error) if error.kind() == io::ErrorKind::ConnectionReset => {
-            Down::Failed("the machine of the peer cannot be reached".to_owned())
-        }
-        Some(error) => Down::Failed(error.to_string()),
-    }
+/// Whether a connection fails so when the peer closes it, or its process or machine ends.
+fn is_the_peers(error: io::ErrorKind) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset};
+    [ConnectionReset, ConnectionAborted, BrokenPipe].contains(&error)
 }

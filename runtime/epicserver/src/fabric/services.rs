@@ -1,7 +1,7 @@
 //! Nodes of other machines that TIPC's topology service tells of.
 //!
 //! # Invariants
-//! - **FA13** Of two nodes that find each other so, the one with the smaller instance dials. An instance begins as the
+//! - **FA20** Of two nodes that find each other so, the one with the smaller instance dials. An instance begins as the
 //!   upper half of the node's id, so this is nearly always who dials by FA1 too.
 //!
 //! # Not here
@@ -53,7 +53,7 @@ impl Source for Services {
     }
 }
 
-/// Whom to dial (**FA13**); nobody before this node listens.
+/// Whom to dial (**FA20**); nobody before this node listens.
 fn candidates(own: Option<Service>, there: impl Iterator<Item = Service>) -> Vec<Candidate> {
     let dialled = there.filter(|service| own.is_some_and(|own| own < *service));
     dialled.map(|service| Candidate::at(service.address())).collect()
@@ -68,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn fa13_only_services_above_the_own_one_are_dialled_and_none_before_there_is_one() {
+    fn fa20_only_services_above_the_own_one_are_dialled_and_none_before_there_is_one() {
         assert_eq!(candidates(None, services(&[1, 5, 9])), []);
         let wanted = [Candidate::at(Address::new("tipc", "100:9"))];
         assert_eq!(candidates(Service::new(100, 5), services(&[1, 5, 9])), wanted);
