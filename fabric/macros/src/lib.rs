@@ -83,12 +83,45 @@ pub fn main(options: TokenStream, item: TokenStream) -> TokenStream {
 /// Makes a test that runs on a simulated fabric: `#[epicserver::test(entities(Player))]` on
 /// `async fn name(pool: Pool)`.
 ///
+/// The function returns nothing, or a `Result` with an error that is `Debug`. Each run has its own time, which
+/// passes only when nothing can be done at the present one, so that a test that sleeps for an hour does not
+/// take one; the order of things, delays and faults follow from the run's seed alone. The message of a run that fails names
+/// its seed.
+///
 /// | option | means |
 /// | --- | --- |
 /// | `entities(Player, Barrel)` | what its nodes serve |
-/// | `nodes = 3`, `shards = 2` | how many nodes, and shards of each; one without it |
-/// | `seed = 7` | the run to repeat; a random one without it |
-/// | `seeds = 100` | how many runs |
+/// | `nodes = 3`, `shards = 2` | how many nodes, and shards of each, each from 1 to 16; one without it |
+/// | `seeds = 100` | how many runs, each with a seed of its own; the first is drawn anew each time. One without it |
+/// | `seed = 7` | the one run of this seed, in place of `seeds`; all else has to be as it was |
+/// | `faults(crash, leave)` | what goes wrong meanwhile; nothing without it |
+///
+/// # Faults
+/// Each kind that is named happens up to three times in a run, or not at all if there are several, to nodes that
+/// are drawn. Nothing happens to the node on which the function itself runs, so there have to be
+/// two nodes at least.
+///
+/// | fault | means |
+/// | --- | --- |
+/// | `crash` | a node is gone at once, with all that it had in memory, and begins again as another one |
+/// | `leave` | a node hands over what it owns, leaves, and comes back |
+/// | `partition` | links between nodes are cut for up to 9 s; some nodes may not reach the coordinator either |
+/// | `pause` | a node does nothing for 3.5 to 8.5 s, which is longer than its lease |
+/// | `delay` | whatever nodes say to each other takes up to 2 s, for up to 9 s |
+///
+/// The function begins when all nodes have met. The first fault comes after microseconds or seconds, and the last is over
+/// within a minute of the run's time: whoever has waited so long in an entity (`cx.sleep`) and calls again is answered.
+/// Until then entities move between nodes and calls end as they do anywhere: with
+/// [`NodeLost`](https://docs.rs/epicserver/latest/epicserver/enum.ErrorKind.html) and `ran()` of `Unknown` where a node was
+/// lost, or by their deadline (30 s where nothing else is said) while the callee cannot be reached. An entity
+/// that was in memory on a lost node, or whose owner changed, begins anew.
+///
+/// When the function has returned, the run goes on until no call waits any more. It fails if one waits for
+/// what never comes, and if Epic Server broke its word: an entity active in two places or on
+/// a node that does not own it or whose lease is over, a call answered twice, nodes that do not come to terms.
+///
+/// Runs with faults are ten times as quick where the simulator is optimised: `[profile.dev.package."*"]` with
+/// `opt-level = 2` in `Cargo.toml` does that.
 #[proc_macro_attribute]
 pub fn test(options: TokenStream, item: TokenStream) -> TokenStream {
     let kind = "epicserver::test";

@@ -89,10 +89,7 @@ impl Attribute {
         if self.options.contains(&text.as_str()) {
             return Ok(());
         }
-        let advice = match nearest(&text, self.options) {
-            Some(option) => format!("did you mean `{option}`?"),
-            None => format!("it takes {}", list(self.options)),
-        };
+        let advice = advice(&text, self.options);
         let attribute = self.name;
         Err(Error::new_spanned(name, format!("`#[{attribute}]` has no option `{text}`: {advice}")))
     }
@@ -158,6 +155,14 @@ pub(crate) fn list(names: &[&str]) -> String {
         Some((last, [])) => last.clone(),
         Some((last, first)) => format!("{} and {last}", first.join(", ")),
         None => "none".to_owned(),
+    }
+}
+
+/// What to write in place of `wrong`, which is none of `names`.
+pub(crate) fn advice(wrong: &str, names: &[&str]) -> String {
+    match nearest(wrong, names) {
+        Some(name) => format!("did you mean `{name}`?"),
+        None => format!("it takes {}", list(names)),
     }
 }
 

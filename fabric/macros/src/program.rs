@@ -21,6 +21,14 @@ const TEST: options::Attribute = options::Attribute {
     options: &["entities", "nodes", "shards", "seed", "seeds", "faults", "crate"],
 };
 
+/// Nodes that a test may have, and shards of each; those of the simulator.
+const NODES_MAX: u64 = 16;
+const SHARDS_MAX: u64 = 16;
+
+/// What may happen to the nodes of a test, and what the simulator calls it.
+const FAULTS: [&str; 5] = ["crash", "leave", "partition", "pause", "delay"];
+const FAULT_VARIANTS: [&str; 5] = ["Crash", "Leave", "Partition", "Pause", "Delay"];
+
 #[derive(Default)]
 struct Options {
     home: Option<Path>,
@@ -29,6 +37,7 @@ struct Options {
     shards: Option<LitInt>,
     seed: Option<LitInt>,
     seeds: Option<LitInt>,
+    faults: Vec<Ident>,
 }
 
 impl Options {
@@ -36,14 +45,35 @@ impl Options {
         match name.to_string().as_str() {
             "crate" => self.home = Some(home(name, input)?),
             "entities" => self.entities = Some(types(name, input)?),
-            "nodes" => self.nodes = Some(at_least_one(name, input)?),
-            "shards" => self.shards = Some(at_least_one(name, input)?),
+            "nodes" => self.nodes = Some(up_to(NODES_MAX, name, input)?),
+            "shards" => self.shards = Some(up_to(SHARDS_MAX, name, input)?),
             "seed" => self.seed = Some(value(name, input)?),
-            "seeds" => self.seeds = Some(at_least_one(name, input)?),
+            "seeds" => self.seeds = Some(up_to(u64::MAX, name, input)?),
+            "faults" => self.faults = faults(name, input)?,
             other => {
                 let text = format!("`{other}` is not available in this version");
                 return Err(Error::new_spanned(name, text));
             }
+        }
+        Ok(())
+    }
+
+    /// Refuses options that do not go together.
+    fn check(&self) -> Result<()> {
+        if let (Some(seed), Some(seeds)) = (&self.seed, &self.seeds) {
+            let text = format!(
+                "`seed` repeats one run, and `seeds` makes many: write `seed = {seed}` or `seeds = {seeds}`"
+            );
+            return Err(Error::new_spanned(seed, text));
+        }
+        let Some(first) = self.faults.first() else { return Ok(()) };
+        let alone = match &self.nodes {
+            Some(nodes) => nodes.base10_parse::<u64>()? < 2,
+            None => true,
+        };
+        if alone {
+            let text = "nothing happens to the node on which the test itself runs: write `nodes = 2`, or more";
+            return Err(Error::new_spanned(first, text));
         }
         Ok(())
     }
@@ -74,12 +104,53 @@ fn types(name: &Ident, input: ParseStream<'_>) -> Result<Punctuated<Type, Token!
     Punctuated::parse_terminated(&content)
 }
 
-fn at_least_one(name: &Ident, input: ParseStream<'_>) -> Result<LitInt> {
+/// A number from 1 to `most`.
+fn up_to(most: u64, name: &Ident, input: ParseStream<'_>) -> Result<LitInt> {
     let number: LitInt = value(name, input)?;
-    if number.base10_parse::<u64>()? == 0 {
-        return Err(Error::new_spanned(&number, format!("`{name}` is at least 1")));
+    let given: u64 = number.base10_parse()?;
+    let text = match given {
+        0 if most == u64::MAX => format!("`{name}` is at least 1: write `{name} = 1`"),
+        0 => format!("`{name}` is from 1 to {most}: write `{name} = 1`"),
+        more if more > most => format!("`{name}` is from 1 to {most}: write `{name} = {most}`"),
+        _ => return Ok(number),
+    };
+    Err(Error::new_spanned(&number, text))
+}
+
+/// `(crash, leave)`.
+fn faults(name: &Ident, input: ParseStream<'_>) -> Result<Vec<Ident>> {
+    if !input.peek(syn::token::Paren) {
+        let text = "`faults` is a list: write `faults(crash, leave)`";
+        return Err(Error::new_spanned(name, text));
     }
-    Ok(number)
+    let content;
+    parenthesized!(content in input);
+    let listed = Punctuated::<Ident, Token![,]>::parse_terminated(&content)?;
+    let mut faults: Vec<Ident> = Vec::new();
+    for fault in listed {
+        let text = fault.to_string();
+        if !FAULTS.contains(&text.as_str()) {
+            let advice = options::advice(&text, &FAULTS);
+            let text = format!("no fault is called `{text}`: {advice}");
+            return Err(Error::new_spanned(fault, text));
+        }
+        if faults.contains(&fault) {
+            let text = format!("`{fault}` is named twice: write it once, its number is drawn");
+            return Err(Error::new_spanned(fault, text));
+        }
+        faults.push(fault);
+    }
+    if faults.is_empty() {
+        let text = "it says what goes wrong: write `faults(crash)`, or leave `faults` out";
+        return Err(Error::new_spanned(name, text));
+    }
+    Ok(faults)
+}
+
+/// A fault as the simulator calls it.
+fn variant(fault: &Ident) -> Ident {
+    let place = FAULTS.iter().position(|name| fault == name).unwrap_or(0);
+    Ident::new(FAULT_VARIANTS[place], fault.span())
 }
 
 /// Refuses what cannot be a setup.
@@ -146,6 +217,9 @@ pub(crate) fn expand_test(options: TokenStream, mut function: Function) -> Token
     let mut read = Options::default();
     TEST.read(options, &mut errors, |name, input| read.set(name, input));
     errors.keep(check(&function));
+    if errors.is_empty() {
+        errors.keep(read.check());
+    }
     if !errors.is_empty() {
         return quote!(#[allow(dead_code)] #function #errors);
     }
@@ -157,6 +231,7 @@ pub(crate) fn expand_test(options: TokenStream, mut function: Function) -> Token
         Some(seed) => quote!(::core::option::Option::Some(#seed)),
         None => quote!(::core::option::Option::None),
     };
+    let faults = read.faults.iter().map(variant);
     let attrs: Vec<Attribute> = std::mem::take(&mut function.attrs);
     let name = &function.sig.ident;
     quote! {
@@ -171,6 +246,7 @@ pub(crate) fn expand_test(options: TokenStream, mut function: Function) -> Token
                     shards: #shards,
                     seed: #seed,
                     seeds: #seeds,
+                    faults: &[#(#home::TestFault::#faults),*],
                 },
                 #register,
                 #setup,

@@ -11,7 +11,7 @@ use std::rc::Rc;
 use epicserver_entity::{AnyCell, Desk, Mode, Request};
 use epicserver_proto::wheel::Wheel;
 use epicserver_proto::{Activations, Waiting};
-use epicserver_wire::{Born, CallError, Path, ShardId, Time, Token, limits};
+use epicserver_wire::{Born, CallError, EntityId, Path, ShardId, Time, Token, limits};
 
 use crate::departures::Departures;
 use crate::named::Named;
@@ -185,6 +185,10 @@ impl Core {
     pub(crate) fn activations(&self) -> (u32, u64) {
         let table = self.table.borrow();
         (table.len(), table.bytes())
+    }
+
+    pub(crate) fn entities(&self) -> Vec<EntityId> {
+        self.table.borrow().states().map(|cell| cell.id().clone()).collect()
     }
 
     pub(crate) fn set_now(&self, desk: &Desk, now: Time) {

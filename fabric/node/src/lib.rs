@@ -42,7 +42,7 @@ use epicserver_proto::passage::Emptying;
 use epicserver_proto::{Ownership, SlotId};
 use epicserver_wire::frame::{Frame, FrameMut};
 use epicserver_wire::header::Violation;
-use epicserver_wire::{LinkId, ShardId, Time, Token};
+use epicserver_wire::{EntityId, LinkId, ShardId, Time, Token};
 
 pub use crate::config::{Config, Fault};
 pub use crate::outside::{Inlet, RootTask};
@@ -344,6 +344,24 @@ impl Shard {
     #[must_use]
     pub fn activations(&self) -> (u32, u64) {
         self.core.activations()
+    }
+
+    /// Which entities are active here, in no order: for the simulator, which looks whether they are elsewhere too.
+    #[must_use]
+    pub fn entities(&self) -> Vec<EntityId> {
+        self.core.entities()
+    }
+
+    /// Until when it may act, as far as it knows ([`lease`](Self::lease)).
+    #[must_use]
+    pub fn acts_until(&self) -> Time {
+        self.core.until.get()
+    }
+
+    /// How many calls somebody here waits for.
+    #[must_use]
+    pub fn calls_waiting(&self) -> usize {
+        self.core.calls_waiting(&self.desk)
     }
 }
 

@@ -90,6 +90,17 @@ impl Core {
         self.noted_of(token).call
     }
 
+    /// How many calls somebody waits for: those that left, and those that run inside their callers' turns.
+    pub(crate) fn calls_waiting(&self, desk: &Desk) -> usize {
+        let (tickets, tasks, shard) =
+            (desk.tickets().borrow(), self.tasks.borrow(), self.shard_id());
+        let runs = |token: Token| {
+            let caller = Caller::Token { shard, token };
+            tasks.iter().flatten().any(|task| task.caller == caller)
+        };
+        tickets.waiting().filter(|token| self.is_call(*token) || runs(*token)).count()
+    }
+
     fn noted_of(&self, token: Token) -> Note {
         self.notes.borrow().get(token.index() as usize).copied().unwrap_or_default()
     }

@@ -212,6 +212,11 @@ impl<S, W: Waiting> Activations<S, W> {
         Some(&self.activations.get(place)?.state)
     }
 
+    /// The handles of all activations.
+    pub fn states(&self) -> impl Iterator<Item = &S> {
+        self.index.iter().filter_map(|place| self.state(*place))
+    }
+
     /// Puts another handle in place of the one at `place`: the activation starts anew.
     pub fn replace(&mut self, place: u32, state: S) -> Option<S> {
         Some(std::mem::replace(&mut self.activations.get_mut(place)?.state, state))

@@ -25,6 +25,7 @@ mod rng;
 mod run;
 mod seed;
 mod storm;
+mod trouble;
 mod world;
 
 pub use fabric::{FabricTrial, Phase, Scenario, ScenarioError, Tally, check_fabric, run_fabric};
@@ -34,6 +35,7 @@ pub use program::{TestOptions, TestOutcome, test};
 
 pub use run::{Trial, check, replay_line, run};
 pub use seed::fresh_seed;
+pub use trouble::{NODES_MAX, SHARDS_MAX, TestFault};
 
 /// What the code of the built-in entities names, as that of users names the façade's.
 #[doc(hidden)]

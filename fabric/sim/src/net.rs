@@ -43,6 +43,7 @@ pub(crate) struct Net {
     next: u32,
     window: Window,
     bulk_bytes: usize,
+    delay_max: Duration,
 }
 
 /// A link between two nodes.
@@ -101,7 +102,13 @@ impl Net {
             next: 0,
             window: Window { messages, units },
             bulk_bytes: if rng.one_in(2) { usize::MAX } else { 256 },
+            delay_max,
         }
+    }
+
+    /// From now on whatever is said is heard in less than that; `None` for as it was at first.
+    pub(crate) fn slow_down(&mut self, delay_max: Option<Duration>) {
+        self.lines.set_delay_max(delay_max.unwrap_or(self.delay_max));
     }
 
     /// A node more.

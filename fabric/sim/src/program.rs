@@ -1,7 +1,7 @@
 //! What `#[epicserver::test]` becomes: a user's own entities in the simulated world.
 //!
 //! # Not here
-//! Checkers: what is right is for the test to say.
+//! What has to be true of any program (`world`); what else is right is for the test to say.
 
 use std::fmt::Debug;
 use std::future::Future;
@@ -9,33 +9,46 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
+use std::time::Duration;
 
 use epicserver_entity::{Pool, Registry, RegistryError};
 use epicserver_node::RootTask;
 use epicserver_wire::Time;
 
+use crate::log::Violation;
 use crate::rng::Rng;
 use crate::run::text_of;
 use crate::seed::fresh_seed;
 use crate::storm::Storm;
-use crate::world::{End, Plan, World};
+use crate::trouble::{self, CALM_AFTER, NODES_MAX, SHARDS_MAX, TestFault};
+use crate::world::{End, Plan, START, World};
+
+/// The node on which the test itself runs, where things happen to nodes.
+const HOST: usize = 0;
+/// How long nodes may take to meet before the test begins.
+const MEET_MAX: Duration = Duration::from_mins(1);
+/// How long all may take to end after a test has ended and nothing goes wrong any more: longer than
+/// calls wait where nothing says otherwise.
+const REST_MAX: Duration = Duration::from_mins(2);
 
 /// How a test is to run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct TestOptions {
-    /// How many nodes, joined by a network that delays.
+    /// How many nodes, joined by a network that delays; at most [`NODES_MAX`].
     pub nodes: u32,
-    /// Shards of each.
+    /// Shards of each; at most [`SHARDS_MAX`].
     pub shards: u16,
     /// The first seed; a random one where there is none.
     pub seed: Option<u64>,
     /// How many runs, each of the seed after the one before.
     pub seeds: u64,
+    /// What happens to nodes but the first one, on which the test runs; nothing if this is empty.
+    pub faults: &'static [TestFault],
 }
 
 impl Default for TestOptions {
     fn default() -> Self {
-        Self { nodes: 1, shards: 2, seed: None, seeds: 1 }
+        Self { nodes: 1, shards: 2, seed: None, seeds: 1, faults: &[] }
     }
 }
 
@@ -66,12 +79,14 @@ impl<E: Debug> TestOutcome for Result<(), E> {
 ///
 /// # Panics
 /// With the seed, if a run fails: `setup` returned an error, panicked, or waits for what never
-/// comes.
+/// comes; or what has to be true of any program is not. Without one, if there are too many nodes or shards.
 pub fn test<R: TestOutcome + 'static>(
     options: TestOptions,
     register: fn(&mut Registry) -> Result<(), RegistryError>,
     setup: impl AsyncFn(Pool) -> R + Clone + Send + 'static,
 ) {
+    assert!(options.nodes <= NODES_MAX, "a test has at most {NODES_MAX} nodes");
+    assert!(options.shards <= SHARDS_MAX, "a node of a test has at most {SHARDS_MAX} shards");
     let mut registry = Registry::default();
     if let Err(error) = register(&mut registry) {
         panic!("{error}");
@@ -80,7 +95,10 @@ pub fn test<R: TestOutcome + 'static>(
     for seed in (0..options.seeds.max(1)).map(|number| first.wrapping_add(number)) {
         let failure = run(&options, seed, registry.clone(), setup.clone());
         if let Some(failure) = failure {
-            panic!("{failure}\nrepeat it with `#[epicserver::test(seed = {seed}, …)]`");
+            let instead = if options.seeds > 1 { " in place of `seeds`" } else { "" };
+            panic!(
+                "{failure}\nrepeat it with `#[epicserver::test(seed = {seed}, …)]`{instead}, and all else as it is"
+            );
         }
     }
 }
@@ -95,32 +113,62 @@ fn run<R: TestOutcome + 'static>(
     setup: impl AsyncFn(Pool) -> R + Send + 'static,
 ) -> Option<String> {
     let mut rng = Rng::new(seed);
-    let nodes = u16::try_from(options.nodes.max(1)).unwrap_or(u16::MAX);
+    let direct = !rng.one_in(4);
+    let faults = !options.faults.is_empty();
+    let storm =
+        if faults { trouble::draw(options.faults, options.nodes, &mut rng) } else { Storm::none() };
     let mut world = World::new(Plan {
         seed,
-        nodes,
+        nodes: u16::try_from(options.nodes.max(1)).unwrap_or(u16::MAX),
         shards: options.shards.max(1),
         registry,
         memory_bytes_max: 1 << 30,
         idle: None,
-        direct: !rng.one_in(4),
+        direct,
         mutant: None,
-        storm: Storm::none(),
+        storm: Storm { faults: Vec::new(), ..storm.clone() },
         scenario: None,
         slots: Vec::new(),
         task: None,
+        host: faults.then_some(HOST),
     });
+    world.guard();
+    if faults {
+        world.comes_to_rest(START + MEET_MAX);
+        world.storm(&storm);
+    }
+    let until = world.now() + CALM_AFTER;
     let ended = Ended::default();
     let tell = Arc::clone(&ended);
-    let shard = rng.index(world.shards());
-    world.root(shard, RootTask::new(move || observe(setup, tell)));
+    let shards = if faults { usize::from(options.shards.max(1)) } else { world.shards() };
+    world.root(rng.index(shards), RootTask::new(move || observe(setup, tell)));
     let has_ended = || ended.lock().unwrap_or_else(PoisonError::into_inner).is_some();
-    let end = world.run(Time::MAX, has_ended);
-    let ended = ended.lock().unwrap_or_else(PoisonError::into_inner).take();
-    match (ended, end) {
+    let end = world.run(Time::MAX, |world| world.violation().is_some() || has_ended());
+    if faults && end == End::Over {
+        world.comes_to_rest(world.now().max(until) + REST_MAX);
+    }
+    let outcome = ended.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let failure = match (outcome, end) {
         (Some(failure), _) => failure,
         (None, End::Restless) => Some("it goes on and on".to_owned()),
         (None, _) => Some("it waits for what never comes".to_owned()),
+    };
+    let broken = world.violation().map(told);
+    let failure = broken.or(failure)?;
+    let storm = storm.in_words();
+    let met = if storm.is_empty() {
+        String::new()
+    } else {
+        "\nwhat was drawn to happen to its nodes:".to_owned()
+    };
+    Some(storm.into_iter().fold(failure + &met, |all, line| all + "\n  " + &line))
+}
+
+/// What a checker found, to whoever wrote the test.
+fn told(Violation { checker, what }: &Violation) -> String {
+    match *checker {
+        "no_endless_wait" => format!("after it had ended, {what}"),
+        _ => format!("Epic Server broke its word ({checker}): {what}"),
     }
 }
 
@@ -140,8 +188,6 @@ async fn observe<R: TestOutcome + 'static>(setup: impl AsyncFn(Pool) -> R, ended
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use epicserver_entity::{At, Cx};
     use epicserver_macros::entity;
     use epicserver_wire::CallError;
@@ -179,7 +225,8 @@ mod tests {
         registry.add::<Counter>()
     }
 
-    const OPTIONS: TestOptions = TestOptions { nodes: 2, shards: 2, seed: Some(7), seeds: 20 };
+    const OPTIONS: TestOptions =
+        TestOptions { nodes: 2, shards: 2, seed: Some(7), seeds: 20, faults: &[] };
 
     #[test]
     fn entities_of_a_user_run_once_a_seed() {
@@ -218,5 +265,37 @@ mod tests {
     async fn the_attribute_gives_such_a_test(pool: Pool) -> Result<(), CallError> {
         assert_eq!(pool.get::<Counter>(1).add(1).await?, 1);
         Ok(())
+    }
+
+    const ALL: &[TestFault] = &[
+        TestFault::Crash,
+        TestFault::Leave,
+        TestFault::Partition,
+        TestFault::Pause,
+        TestFault::Delay,
+    ];
+
+    /// Calls go on while nodes come and go, and all is well again when nothing goes wrong any more.
+    async fn calls_go_on(pool: Pool) {
+        let mut made = 0;
+        for round in 0..30 {
+            let counter = pool.get::<Counter>(round % 7);
+            made += 1;
+            if let Ok(sum) = counter.add(1).await {
+                assert!(sum <= made, "{sum} of {made}");
+            }
+            let _may_be_lost = pool.get::<Counter>(round).key().await;
+        }
+        let later = || pool.get::<Counter>(0).add_via(1, 1).timeout(Duration::from_secs(90));
+        while later().await.is_err() {}
+        for key in 0..50 {
+            assert!(pool.get::<Counter>(key).add(1).await.is_ok());
+        }
+    }
+
+    #[test]
+    fn every_fault_may_happen_to_the_nodes_of_a_test() {
+        let options = TestOptions { nodes: 4, seed: Some(1), seeds: 3, faults: ALL, shards: 2 };
+        test(options, register, calls_go_on);
     }
 }

@@ -115,6 +115,7 @@ fn plan(
         scenario: scenario.cloned(),
         slots: knot::slots(scene.keys),
         task: Some(task),
+        host: None,
     }
 }
 
@@ -172,7 +173,7 @@ fn simulate(seed: u64, scenario: Option<&Scenario>, mutant: Option<Mutant>) -> W
     } else {
         world.watch(Onlooker);
     }
-    let end = world.run(START + over, || false);
+    let end = world.run(START + over, |_| false);
     log::log(|log| {
         log.stats.drawn = drawn;
         match end {

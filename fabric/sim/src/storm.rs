@@ -35,6 +35,8 @@ pub(crate) enum Fault {
     CutOff(Duration),
     /// The coordinator does what it is asked or does not, and nobody is told which, for so long.
     Muddle(Duration),
+    /// Whatever is said takes up to so long, for so long.
+    Slow { most: Duration, lasts: Duration },
     /// Tasks begin.
     Tasks(u32),
     /// Nothing goes wrong any more.
@@ -56,6 +58,7 @@ impl Fault {
             Self::Away(_) => "coordinator away",
             Self::CutOff(_) => "cut off from the coordinator",
             Self::Muddle(_) => "coordinator unknown",
+            Self::Slow { .. } => "slow network",
             Self::Tasks(_) => "tasks",
             Self::Calm => "calm",
         }
@@ -73,6 +76,7 @@ impl fmt::Display for Fault {
                 let with = if *coordinator { ", of the coordinator too" } else { "" };
                 write!(f, "{name} {side:016x}{with}, for {lasts:.2?}")
             }
+            Self::Slow { most, lasts } => write!(f, "{name}, up to {most:.2?}, for {lasts:.2?}"),
             Self::Join | Self::Leave | Self::Restart | Self::Crash | Self::Cut | Self::Calm => {
                 f.write_str(name)
             }
@@ -149,11 +153,20 @@ impl Storm {
         all.sort_by_key(|(at, _)| *at);
         let lossy = scenario.faults.loses();
         let weather = if lossy { Weather::Foul } else { Weather::Fair };
+        Self::of_times(weather, Duration::ZERO, all)
+    }
+
+    /// A storm of faults with the times at which they happen, in order.
+    pub(crate) fn of_times(
+        weather: Weather,
+        pace: Duration,
+        mut faults: Vec<(Duration, Fault)>,
+    ) -> Self {
         let mut before = Duration::ZERO;
-        for (at, _) in &mut all {
+        for (at, _) in &mut faults {
             *at -= std::mem::replace(&mut before, *at);
         }
-        Self { weather, pace: Duration::ZERO, faults: all }
+        Self { weather, pace, faults }
     }
 
     /// What happens when, in words; tasks left out.

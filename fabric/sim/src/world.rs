@@ -7,6 +7,7 @@
 //! What runs in the shards; delays and order of messages (`post`, `net`); who is a member (`plane`), and what
 //! happens to nodes (`weather`).
 
+mod guard;
 mod node;
 mod weather;
 
@@ -31,7 +32,9 @@ use crate::plane::{Machines, Plane, Quick};
 use crate::post::{Pair, Post};
 use crate::rng::{Rng, mix};
 use crate::storm::Storm;
+use guard::Guard;
 use node::Node;
+pub(crate) use weather::NODES_MAX;
 
 /// When worlds begin.
 pub(crate) const START: Time = Time::from_nanos(3_600_000_000_000);
@@ -87,6 +90,8 @@ pub(crate) struct Plan {
     pub(crate) slots: Vec<SlotId>,
     /// A task that the storm begins.
     pub(crate) task: Option<fn(u64) -> RootTask>,
+    /// The node to which nothing happens: that of a user's test, which begins nodes for those that are lost.
+    pub(crate) host: Option<usize>,
 }
 
 /// How a run of the world ended.
@@ -120,6 +125,7 @@ pub(crate) struct World {
     plane: Option<Box<dyn Plane>>,
     weather: weather::Weather,
     watch: Option<Box<dyn Watch>>,
+    guard: Option<Guard>,
     out: Vec<Effect>,
     trace: u64,
     /// Panics that shards have told of.
@@ -160,6 +166,7 @@ impl World {
             plane,
             weather,
             watch: None,
+            guard: None,
             out: Vec::new(),
             trace: 0,
             panics: 0,
@@ -232,9 +239,9 @@ impl World {
     }
 
     /// Runs until nothing is under way, until `until`, or until `is_over` says so.
-    pub(crate) fn run(&mut self, until: Time, is_over: impl Fn() -> bool) -> End {
+    pub(crate) fn run(&mut self, until: Time, is_over: impl Fn(&Self) -> bool) -> End {
         for _ in 0..STEPS_MAX {
-            if is_over() {
+            if is_over(self) {
                 return End::Over;
             }
             if let Some(act) = self.choose() {
@@ -243,6 +250,9 @@ impl World {
             }
             if self.is_quiet() {
                 return End::Quiet;
+            }
+            if self.is_still() {
+                return End::Waits;
             }
             match self.next_time() {
                 Some(next) if next <= until => self.now = self.now.max(next),
@@ -379,6 +389,7 @@ impl World {
         while let Ok(glance) = Glance::at(frame.bytes(), start) {
             let Some(frame) = frame.slice(start, glance.end) else { return };
             start = glance.end;
+            self.check_answer(first + glance.to.index(), &frame);
             if !self.loses(glance.kind) {
                 let event = Event::Packet { link, frame };
                 self.members[first + glance.to.index()].inbox.push_back(event);
@@ -406,6 +417,7 @@ impl World {
             shard.handle(now, Event::Message(message), &mut out);
             shard.flush(now, &mut out);
         }
+        self.check(to);
         self.carry_out(to, &mut out);
         self.out = out;
     }
@@ -433,6 +445,7 @@ impl World {
         if let Some(stall) = stall {
             member.stalled = self.now + stall;
         }
+        self.check(index);
         self.carry_out(index, &mut out);
         self.out = out;
     }
@@ -456,6 +469,9 @@ impl World {
                 Effect::Send { to, message } => {
                     let to = first + to.index();
                     self.note(3, to);
+                    if let Message::Reply { token, .. } = &message {
+                        self.answered(to, *token);
+                    }
                     self.post.send(self.now, from, to, message);
                 }
                 Effect::Transmit { link, head, body } => {

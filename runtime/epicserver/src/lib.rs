@@ -54,6 +54,30 @@ pub use epicserver_entity::{
     Answer, Ask, Asked, At, Call, Cx, Event, Interval, Lock, LockGuard, Message, Pool, Queue, Ref,
     Registry, RegistryError, Request, Run, Script, Syscall,
 };
+/// ```
+/// use epicserver::prelude::*;
+///
+/// #[entity]
+/// #[derive(Default)]
+/// pub struct Counter { count: u64 }
+///
+/// #[entity]
+/// impl Counter {
+///     pub fn add(&mut self) -> u64 { self.count += 1; self.count }
+/// }
+///
+/// #[epicserver::test(entities(Counter), nodes = 4, seeds = 100, faults(crash, leave))]
+/// async fn no_call_counts_twice(pool: Pool) {
+///     let counter = pool.get::<Counter>("visits");
+///     for made in 1..=20 {
+///         match counter.add().await {
+///             // Less, where the counter has begun anew on another node.
+///             Ok(count) => assert!(count <= made),
+///             Err(error) => assert_eq!(error.kind(), ErrorKind::NodeLost),
+///         }
+///     }
+/// }
+/// ```
 #[cfg(feature = "test")]
 pub use epicserver_macros::test;
 pub use epicserver_macros::{activate, deactivate, entity, exclusive, main, memory, message};
@@ -83,7 +107,7 @@ pub mod prelude {
 pub mod __private {
     pub use epicserver_entity::*;
     #[cfg(feature = "test")]
-    pub use epicserver_sim::{TestOptions, test};
+    pub use epicserver_sim::{TestFault, TestOptions, test};
     pub use epicserver_wire::{self as wire, rkyv};
     #[cfg(feature = "serde")]
     pub use serde;

@@ -237,6 +237,11 @@ impl Lines {
         Side::new(end, Pool::new(slots, (slot_bytes, body_bytes)))
     }
 
+    /// From now on whatever is said is heard in less than that.
+    pub(crate) fn set_delay_max(&mut self, delay_max: Duration) {
+        self.options.delay_max = delay_max;
+    }
+
     fn delay(&mut self) -> Duration {
         let most = u64::try_from(self.options.delay_max.as_nanos()).unwrap_or(u64::MAX);
         Duration::from_nanos(self.rng.below(most))

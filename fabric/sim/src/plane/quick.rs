@@ -56,6 +56,8 @@ struct Node {
     /// The view that it knows.
     seen: u64,
     shown: Option<Arc<Ownership>>,
+    /// Slots that it owns by that view, and may not serve yet.
+    awaits: Vec<u16>,
     /// For each slot, the shards that have not said that it is empty.
     emptying: Vec<u64>,
     shards: u16,
@@ -247,6 +249,7 @@ impl Quick {
         if let Some(before) = &before {
             keep(before, &mut shown);
         }
+        self.nodes[node].awaits = awaited(&shown);
         self.may_serve(node, &mut shown);
         let entry = &mut self.nodes[node];
         entry.seen = self.number;
@@ -283,15 +286,14 @@ impl Quick {
     }
 
     /// Marks what a node serves from now on, beside what it serves already. Says whether that is anything.
-    fn may_serve(&self, node: usize, shown: &mut Ownership) -> bool {
+    fn may_serve(&mut self, node: usize, shown: &mut Ownership) -> bool {
         let view = shown.number();
-        let free = |index: &u16| {
-            let slot = SlotId { class: CLASS, index: *index };
-            shown.site_of(slot) == Site::Awaited && !self.is_held(node, view, slot)
-        };
-        let slots: Vec<u16> = (0..=u16::MAX).filter(free).collect();
-        let any = !slots.is_empty();
-        shown.serve(CLASS, slots, Epoch(view));
+        let awaits = std::mem::take(&mut self.nodes[node].awaits);
+        let held = |index: &u16| self.is_held(node, view, SlotId { class: CLASS, index: *index });
+        let (awaits, free): (Vec<u16>, Vec<u16>) = awaits.into_iter().partition(held);
+        self.nodes[node].awaits = awaits;
+        let any = !free.is_empty();
+        shown.serve(CLASS, free, Epoch(view));
         any
     }
 
@@ -320,7 +322,7 @@ impl Quick {
             return;
         };
         // A node asks those whom it knows to be concerned, so it has to know the view.
-        if shown.number() < self.number {
+        if shown.number() < self.number || entry.awaits.is_empty() {
             return;
         }
         let mut shown = (*shown).clone();
@@ -417,6 +419,7 @@ impl Plane for Quick {
             lease: Time::ZERO,
             seen: 0,
             shown: None,
+            awaits: Vec::new(),
             emptying: vec![0; SLOTS],
             shards,
             acked: vec![0; usize::from(shards)],
@@ -534,6 +537,13 @@ impl Plane for Quick {
     fn views(&self) -> u64 {
         self.views
     }
+}
+
+/// The slots that a node owns and does not serve.
+fn awaited(shown: &Ownership) -> Vec<u16> {
+    let mine = (0..=u16::MAX).zip(shown.mine(CLASS)).filter(|(_, mine)| *mine);
+    let site = |index: &u16| shown.site_of(SlotId { class: CLASS, index: *index });
+    mine.map(|(index, _)| index).filter(|index| site(index) == Site::Awaited).collect()
 }
 
 /// What was served by `before` is by `now`, if it still belongs to the node.

@@ -23,7 +23,7 @@ const FAREWELL: Duration = Duration::from_millis(100);
 const TASKS_MAX: u64 = 400;
 
 /// Nodes that there may be in a world, those that are no more among them.
-const NODES_MAX: usize = 24;
+pub(crate) const NODES_MAX: usize = 24;
 
 /// A part of the fabric that cannot be reached.
 #[derive(Clone, Copy, Debug)]
@@ -46,6 +46,10 @@ pub(super) struct Weather {
     relieved: Option<usize>,
     /// Nodes that cannot reach the coordinator, and until when.
     cut_off: Vec<(usize, Time)>,
+    /// Until when the network is slow.
+    slow: Option<Time>,
+    /// Nodes that are lost, and for which none has begun yet.
+    lost: u32,
 }
 
 impl Weather {
@@ -57,19 +61,21 @@ impl Weather {
         });
         let (faults, restarts) = (faults.collect(), VecDeque::new());
         let (part, redial, leaving, relieved) = (None, None, None, None);
-        Self { faults, part, redial, restarts, leaving, relieved, cut_off: Vec::new() }
+        let (cut_off, slow, lost) = (Vec::new(), None, 0);
+        Self { faults, part, redial, restarts, leaving, relieved, cut_off, slow, lost }
     }
 
     pub(super) fn is_over(&self) -> bool {
         let over = self.faults.is_empty() && self.part.is_none() && self.redial.is_none();
-        over && self.restarts.is_empty() && self.cut_off.is_empty()
+        over && self.restarts.is_empty() && self.cut_off.is_empty() && self.slow.is_none()
     }
 
     pub(super) fn deadline(&self) -> Option<Time> {
         let fault = self.faults.front().map(|(at, _)| *at);
         let part = self.part.map(|part| part.until);
         let cut_off = self.cut_off.iter().map(|(_, until)| *until);
-        fault.into_iter().chain(part).chain(self.redial).chain(cut_off).min()
+        let others = part.into_iter().chain(self.redial).chain(self.slow);
+        fault.into_iter().chain(others).chain(cut_off).min()
     }
 
     /// Whether two nodes cannot reach each other now.
@@ -90,6 +96,9 @@ impl World {
         if self.weather.part.take_if(|part| part.until <= self.now).is_some() {
             self.reach_coordinator();
             self.link_all();
+        }
+        if self.weather.slow.take_if(|until| *until <= self.now).is_some() {
+            self.net.slow_down(None);
         }
         let (now, before) = (self.now, self.weather.cut_off.len());
         self.weather.cut_off.retain(|(_, until)| *until > now);
@@ -127,8 +136,12 @@ impl World {
     /// A node that may go, but for the last ones.
     fn victim(&mut self) -> Option<usize> {
         let plane = self.plane.as_ref()?;
-        let members: Vec<usize> = self.living().filter(|node| plane.is_member(*node)).collect();
-        (members.len() > 1).then(|| members[self.rng.index(members.len())])
+        let mut members: Vec<usize> = self.living().filter(|node| plane.is_member(*node)).collect();
+        if members.len() < 2 {
+            return None;
+        }
+        members.retain(|node| self.plan.host != Some(*node));
+        Some(members[self.rng.index(members.len())])
     }
 
     fn suffer(&mut self, fault: Fault) {
@@ -139,6 +152,7 @@ impl World {
                 let victim = self.victim();
                 victim.into_iter().for_each(|node| {
                     self.meet(fault, node);
+                    self.weather.lost += 1;
                     self.leave(node);
                 });
             }
@@ -150,6 +164,7 @@ impl World {
                 let victim = self.victim();
                 victim.into_iter().for_each(|node| {
                     self.meet(fault, node);
+                    self.weather.lost += 1;
                     self.kill(node);
                 });
             }
@@ -181,6 +196,10 @@ impl World {
                     self.meet(fault, node);
                     self.cut_off([node], lasts);
                 });
+            }
+            Fault::Slow { most, lasts } => {
+                self.net.slow_down(Some(most));
+                self.weather.slow = Some(self.now + lasts);
             }
             Fault::Muddle(lasts) => {
                 (0..self.nodes.len()).for_each(|node| self.meet(fault, node));
@@ -235,11 +254,17 @@ impl World {
     }
 
     fn join_node(&mut self) {
-        if self.nodes.len() < NODES_MAX {
-            let shards = 1 + u16::try_from(self.rng.below(3)).unwrap_or(0);
-            self.add_node(shards);
-            self.link_all();
+        if self.nodes.len() >= NODES_MAX {
+            return;
         }
+        let shards = match self.plan.host {
+            None => 1 + u16::try_from(self.rng.below(3)).unwrap_or(0),
+            Some(_) if self.weather.lost == 0 => return,
+            Some(_) => self.plan.shards,
+        };
+        self.weather.lost = self.weather.lost.saturating_sub(1);
+        self.add_node(shards);
+        self.link_all();
     }
 
     fn leave(&mut self, node: usize) {
