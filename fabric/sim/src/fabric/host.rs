@@ -65,7 +65,6 @@ pub(super) struct Host {
     pub(super) cut_off_until: Time,
     /// Since when it is to leave.
     pub(super) leaving: Option<Time>,
-    pub(super) releases: u32,
     /// How many slots its shards serve, each.
     pub(super) serves: Vec<usize>,
     pub(super) cost: Cost,
@@ -89,7 +88,6 @@ impl Host {
             differs: None,
             cut_off_until: Time::ZERO,
             leaving: None,
-            releases: 0,
             serves: Vec::new(),
             cost: Cost::default(),
         }
@@ -107,7 +105,6 @@ impl Host {
         self.until = Time::ZERO;
         self.tick = Time::MAX;
         self.leaving = None;
-        self.releases = 0;
         self.shards = (0..self.shard_count).map(|_| Shard::default()).collect();
         self.serves = vec![0; self.shards.len()];
         let mut member = Member::of(self.node, self.shard_count);

@@ -137,12 +137,8 @@ impl Fleet<'_> {
                 record.settled = self.hosts[host].control.view().map_or(0, |view| view.number);
                 Some(Ask::Renew { node, record: record.write(), ttl })
             }
-            (Some(Mutant::ReleaseNotRetried), Ask::Release { node }) => {
-                // The first may well get lost, as it may without this mutant.
-                self.hosts[host].releases += 1;
-                let lost = self.hosts[host].releases > 1 || self.rng.one_in(4);
-                (!lost).then_some(Ask::Release { node })
-            }
+            // The first gets lost, as it may without this mutant.
+            (Some(Mutant::ReleaseNotRetried), Ask::Release { .. }) => None,
             (_, ask) => Some(ask),
         }
     }
