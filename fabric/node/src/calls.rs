@@ -59,7 +59,6 @@ impl Core {
 
     /// Admits a call to its callee's activation, which is made if there is none.
     pub(crate) fn deliver(&self, desk: &Desk, request: Request, now: bool) {
-        eprintln!("[{:?} {}] deliver v{} {:?} {:?} chain={:?} to={:?}", self.time(), self.config.origin, self.number.get(), request.head().caller, request.method().name, request.head().path.chain(), epicserver_proto::SlotId::of(request.to()).index);
         if self.ending.get() {
             // What an activation says at its end must not end others below it on the stack.
             return self.push(Ready::Call(request));
@@ -75,7 +74,6 @@ impl Core {
         }
         let mail = Mail::Call(request);
         let verdict = self.table.borrow().admit(place, &mail);
-        if let Mail::Call(r) = &mail { eprintln!("[{:?} {}] verdict {verdict:?} place={place} {:?} chain={:?}", self.time(), self.config.origin, r.method().name, r.head().path.chain()); }
         match (verdict, mail) {
             (Admission::Refuse(kind), mail) => self.refuse_mail(desk, mail, kind),
             (Admission::Enter, Mail::Call(request)) if now => self.start(desk, place, request),

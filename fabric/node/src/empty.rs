@@ -39,7 +39,6 @@ impl Core {
                 realm.drained.push(slot);
                 continue;
             }
-            eprintln!("[{:?} {}] LOST {} view={view}", self.time(), self.config.origin, slot.index);
             let drain = Drain { epoch, view, since, stage: Stage::First, swept: false };
             realm.drains.insert(slot, drain);
             realm.sweeps.push_back(slot);
@@ -177,7 +176,6 @@ impl Core {
     fn end_all(&self, desk: &Desk, place: u32) {
         let turns: Vec<u32> = self.table.borrow().turns_of(place).collect();
         for turn in turns {
-            eprintln!("[{:?} {}] END turn={turn} place={place} chain={:?} method={:?} started={:?}", self.time(), self.config.origin, self.table.borrow().path_of(turn).map(|p| p.chain()), self.task(turn, |t| t.method.map(|m| m.name)), self.task(turn, |t| t.started));
             self.end_turn(desk, turn, ErrorKind::Moved);
         }
         self.end(desk, place);
@@ -214,7 +212,6 @@ impl Core {
             return;
         }
         realm.drains.remove(&slot);
-        eprintln!("[{:?} {}] VACATED {}", self.time(), self.config.origin, slot.index);
         if !self.drains_too_soon() {
             realm.drained.push(slot);
         }

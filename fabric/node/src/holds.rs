@@ -111,7 +111,6 @@ impl Core {
 
     /// A call waits for its slot to be served, or for the view that says whose it is (**N14**).
     fn keep_waiting(&self, desk: &Desk, request: Request, said: u64) {
-        eprintln!("[{:?} {}] keep_waiting said={said} v{} {:?} {:?} chain={:?} to={:?}", self.time(), self.config.origin, self.number.get(), request.head().caller, request.method().name, request.head().path.chain(), epicserver_proto::SlotId::of(request.to()).index);
         if self.realm.borrow().held_count >= limits::HELD_MAX as usize {
             return self.refuse(desk, request, ErrorKind::Overloaded);
         }
@@ -229,7 +228,6 @@ impl Core {
 
     /// A call that has not begun goes back to where it was made.
     pub(crate) fn give_back(&self, desk: &Desk, request: Request) {
-        eprintln!("[{:?} {}] give_back v{} {:?} {:?} chain={:?} to={:?}", self.time(), self.config.origin, self.number.get(), request.head().caller, request.method().name, request.head().path.chain(), epicserver_proto::SlotId::of(request.to()).index);
         let view = self.realm.borrow().number();
         let me = self.shard_id();
         match request.head().caller {

@@ -40,8 +40,6 @@ impl Core {
             realm.tenure.turn(&now);
             realm.trail.turn(before.as_deref(), &now)
         };
-        let sl = epicserver_proto::SlotId { class: ClassId::DEFAULT, index: 58878 };
-        eprintln!("[{:?} {}] VIEW {} me={:?} owner={:?} epoch={:?} site={:?} past={:?} trail={:?}", self.time(), self.config.origin, now.number(), now.me(), now.directory().owner_of(sl.class, sl.index), now.epoch_of(sl.class, sl.index), now.site_of(sl), now.past().iter().map(|(n, d)| (*n, d.owner_of(sl.class, sl.index))).collect::<Vec<_>>(), self.realm.borrow().trail.dbg(sl));
         if let Some(before) = &before {
             self.lose(now.lost_since(before), now.number());
         }
@@ -104,7 +102,6 @@ impl Core {
                 let said = realm.ways.iter().filter_map(|way| way.undecided_since());
                 let said = said.chain(remote.undecided()).min();
                 let floor = held.into_iter().chain(said).chain([ownership.number()]).min();
-                eprintln!("[{:?} {}] TRIM floor={floor:?} held={held:?} said={said:?}", self.time(), self.config.origin);
                 realm.trail.trim(floor.unwrap_or(0));
                 if realm.trail.is_empty() {
                     realm.bypassed.clear();

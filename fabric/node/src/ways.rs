@@ -43,7 +43,6 @@ fn passage_to<'a>(
 impl Core {
     /// Sends a call to whoever owns its callee.
     pub(crate) fn direct(&self, desk: &Desk, posted: Posted, now: bool) {
-        eprintln!("[{:?} {}] direct tried= v{} {:?} {:?} chain={:?} to={:?}", self.time(), self.config.origin, self.number.get(), posted.request.head().caller, posted.request.method().name, posted.request.head().path.chain(), epicserver_proto::SlotId::of(posted.request.to()).index);
         let site = self.realm.borrow().ownership.as_ref().map(|o| o.site(posted.request.to()));
         let Some(site) = site else { return self.await_view(desk, (1, None), posted) };
         let posted = match self.traffic.get() {
@@ -120,7 +119,6 @@ impl Core {
                 Lane::There(link.id, link.lane_of(to))
             } else {
                 realm.bypassed.insert(slot);
-                eprintln!("[{:?} {}] BYPASS {} {lost:?}", self.time(), self.config.origin, slot.index);
                 continue;
             };
             let bypassed = realm.bypassed.contains(&slot);
@@ -130,7 +128,6 @@ impl Core {
             }
             let began_before = posted.request.head().path.born().is_before(lost.view);
             let may_try = !posted.tried && owner != Some(lost.node) && began_before;
-            eprintln!("[{:?} {}] STEP {} chain={:?} lost={lost:?} tried={} owner={owner:?} born={:?} before={began_before} passage={passage:?}", self.time(), self.config.origin, slot.index, posted.request.head().path.chain(), posted.tried, posted.request.head().path.born());
             match passage.verdict(lost.view, slot, may_try) {
                 Verdict::Clear => {}
                 Verdict::Wait if self.config.fault == Some(Fault::ResendBeforeFlushed) => {}
@@ -337,7 +334,6 @@ impl Core {
 
     /// A call that `lane` gave back, knowing the view of the number `view`, waits until that has no others.
     pub(crate) fn line_up(&self, desk: &Desk, lane: Lane, view: u64, posted: Posted) {
-        eprintln!("[{:?} {}] line_up {lane:?} view={view} v{} {:?} {:?} chain={:?} to={:?}", self.time(), self.config.origin, self.number.get(), posted.request.head().caller, posted.request.method().name, posted.request.head().path.chain(), epicserver_proto::SlotId::of(posted.request.to()).index);
         let Some(posted) = self.revive(desk, posted) else { return };
         if view > self.realm.borrow().number() {
             self.behind(view);

@@ -37,9 +37,6 @@ pub struct Trail {
 }
 
 impl Trail {
-    /// d
-    #[must_use]
-    pub fn dbg(&self, s: SlotId) -> Vec<(u64, Option<NodeId>)> { self.steps.iter().map(|(n, d)| (*n, d.owner_of(s.class, s.index))).collect() }
     /// Whether there are none.
     #[must_use]
     pub fn is_empty(&self) -> bool {

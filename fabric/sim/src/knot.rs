@@ -73,7 +73,6 @@ impl Visit {
                 Mode::Turn | Mode::Shared if !told => Order::Keeps,
                 Mode::Turn | Mode::Shared | Mode::Exclusive => Order::IsPassed,
             };
-            eprintln!("NUMBERED seq={sequence} key={key} number={number} mode={mode:?} told={told} returns={returns} act={} chain={:?} order={order:?}", self.activation, self.chain);
             log.numbered((sequence, key), number, order);
         });
     }
