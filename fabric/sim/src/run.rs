@@ -249,7 +249,7 @@ mod tests {
     #[test]
     fn seeds_of_whole_fabrics_that_once_failed_pass() {
         let handover = [2, 1169, 2038, 2350, 3193].map(|seed| ("handover", seed));
-        let shards = [97, 155, 1105, 2174, 2558].map(|seed| ("shards", seed));
+        let shards = [97, 155, 1105, 2174, 2558, 3363].map(|seed| ("shards", seed));
         for (name, seed) in handover.into_iter().chain(shards) {
             let scenario = Scenario::named(name).expect("it comes with the simulator");
             let violation = run(seed, Some(&scenario), None).violation;
