@@ -7,7 +7,7 @@
 //! Sound messages: the tests of each crate send those.
 
 mod chunks;
-#[path = "../../../transports/tcp/src/framing.rs"]
+#[path = "../../../transports/link/src/framing.rs"]
 mod framing;
 mod handshake;
 mod header;

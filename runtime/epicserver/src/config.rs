@@ -228,7 +228,7 @@ pub struct NodeConfig {
     /// What people call this node. It is shown, and never used to find it.
     pub name: Option<Name>,
     /// How large a share of the entities it takes beside others: 0, which is none, to [`WEIGHT_MAX`];
-    /// [`WEIGHT_DEFAULT`](epicserver_proto::view::WEIGHT_DEFAULT) unless set.
+    /// [`WEIGHT_DEFAULT`] unless set.
     #[serde(deserialize_with = "units::whole::<0, WEIGHT_MAX, u16, _>")]
     pub weight: u16,
     /// The placement classes that it offers beside the default one, at most [`CLASSES_MAX`]; none if absent.
