@@ -7,8 +7,6 @@
 //! Sound messages: the tests of each crate send those.
 
 mod chunks;
-#[path = "../../../transports/link/src/framing.rs"]
-mod framing;
 mod handshake;
 mod header;
 mod hostlist;

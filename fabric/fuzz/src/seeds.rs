@@ -18,7 +18,7 @@ pub type Target = (&'static str, fn(&[u8]), Seeds);
 /// # Panics
 /// If a sample cannot be made.
 #[must_use]
-pub fn targets() -> [Target; 6] {
+pub fn targets() -> [Target; 7] {
     [
         ("chunks", crate::chunks, chunks()),
         ("handshake", handshake, handshakes()),
@@ -62,7 +62,7 @@ fn frame() -> [Vec<u8>; 3] {
 }
 
 /// What two shards say about views.
-fn views() -> Vec<u8> {
+fn said_of_views() -> Vec<u8> {
     let mut frame = FrameMut::detached(1024);
     for kind in [Kind::Flush, Kind::Moved, Kind::Flushed] {
         let header = Header::new(kind, ShardId::new(1), ShardId::new(2)).under(5);
@@ -83,7 +83,7 @@ fn headers() -> Seeds {
         ("ping", ping),
         ("three", all),
         ("version", later),
-        ("views", views()),
+        ("views", said_of_views()),
     ])
 }
 

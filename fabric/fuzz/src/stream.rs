@@ -1,10 +1,10 @@
 //! Framing: however a stream is cut into pieces, its whole messages come out, and a violation is found
 //! exactly where there is one.
 
+use epicserver_link::framing::Framing;
 use epicserver_wire::frame::Frame;
 use epicserver_wire::header::{Violation, extent};
 
-use crate::framing::Framing;
 use crate::input::Input;
 
 /// A table of sizes, then a stream of any bytes that comes in pieces of those sizes.
@@ -32,7 +32,7 @@ pub fn stream(data: &[u8]) {
     assert!(stream.bytes().starts_with(&out));
     assert!(out.len() == whole || (ended.is_some() && out.len() < whole));
     if ended.is_none() {
-        assert_eq!(framing.counters.bytes, whole as u64);
+        assert_eq!(framing.counters().bytes, whole as u64);
     }
 }
 
