@@ -72,7 +72,7 @@ impl Core {
         {
             self.note(token, |note| note.callee = Some(place));
         }
-        let mail = Mail::Call(request);
+        let (mail, now) = (Mail::Call(request), now && self.may_begin(desk));
         let verdict = self.table.borrow().admit(place, &mail);
         match (verdict, mail) {
             (Admission::Refuse(kind), mail) => self.refuse_mail(desk, mail, kind),
@@ -99,6 +99,9 @@ impl Core {
 
     /// Does the next thing that is ready. Says whether there was one.
     pub(crate) fn step(&self, desk: &Desk) -> bool {
+        if self.ready.borrow().is_empty() || !self.may_begin(desk) {
+            return false;
+        }
         let Some(ready) = self.ready.borrow_mut().pop_front() else { return false };
         desk.refill();
         match ready {
@@ -115,7 +118,10 @@ impl Core {
     fn pump(&self, desk: &Desk, place: u32) {
         const BATCH: u32 = 16;
         self.table.borrow_mut().unschedule(place);
-        for _ in 0..BATCH {
+        for count in 0..BATCH {
+            if count > 0 && !self.may_begin(desk) {
+                break;
+            }
             let next = self.table.borrow_mut().next(place);
             match next {
                 // Whoever they wait for looks again.

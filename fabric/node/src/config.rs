@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use epicserver_entity::Registry;
-use epicserver_wire::ShardId;
+use epicserver_wire::{ShardId, Time};
 
 use crate::WakeSink;
 
@@ -31,6 +31,9 @@ pub struct Config {
     pub seed: u64,
     /// Told when a task is woken by a waker that left the shard.
     pub wakes: Arc<dyn WakeSink>,
+    /// Asked before each turn, where the node has a lease: the process may be stopped between any two of them, and go
+    /// on when it has ended. Without it the time of the event counts.
+    pub clock: Option<fn() -> Time>,
     /// A way to be wrong, for the simulator, which has to find it.
     pub fault: Option<Fault>,
 }

@@ -1,7 +1,8 @@
 //! The lease: the time until which the node may act, and what becomes of all that it holds when it may not any more.
 //!
 //! # Invariants
-//! - **N23** (I1) Past its lease a shard runs no turn and sends nothing, by the time that it is told with each event.
+//! - **N23** (I1) Past its lease a shard begins no turn, by its host's clock, and sends nothing, by the time that it is
+//!   told with each event. A call that an entity makes to another of its shard may be part of the turn that has begun.
 //! - **N21** What happens meanwhile waits in its order, at most [`limits::BACKLOG_MAX`] things, and comes before what
 //!   happens later.
 //! - **N22** Nothing that a node held before it was evicted runs after that, no hook either, and a lease of what the node
@@ -45,6 +46,15 @@ impl Core {
     #[inline]
     pub(crate) fn is_lapsed(&self) -> bool {
         self.time() >= self.until.get()
+    }
+
+    /// Whether a turn may begin. What time it is may have changed since the event: the process may have stood still.
+    #[inline]
+    pub(crate) fn may_begin(&self, desk: &Desk) -> bool {
+        if let Some(clock) = self.config.clock.filter(|_| self.until.get() != Time::MAX) {
+            self.set_now(desk, clock());
+        }
+        !self.is_lapsed()
     }
 
     /// Whether events wait, and may not.

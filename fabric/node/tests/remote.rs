@@ -124,6 +124,7 @@ impl Node {
                 direct: true,
                 seed: id,
                 wakes: Arc::new(NoWakes),
+                clock: None,
                 fault: None,
             })
         };

@@ -149,8 +149,14 @@ impl Fabric {
         }
         self.nodes.clear();
         let entries = journal::read(&node::journal(&self.folder))?;
+        let refused = journal::refused(&entries);
         let wrong = journal::check(&entries, &self.done);
-        println!("  {} turns were written down, {} calls ended", entries.len(), self.done.len());
+        println!(
+            "  {} turns were written down, {} calls ended; refused for their fence: {}",
+            entries.len() - refused.len(),
+            self.done.len(),
+            refused.len()
+        );
         if wrong.is_empty() { Ok(()) } else { Err(wrong.join("\n  ").into()) }
     }
 }

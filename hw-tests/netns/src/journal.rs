@@ -58,37 +58,57 @@ pub(crate) fn read(path: &Path) -> Result<Vec<Entry>, Failure> {
     Ok(lines.iter().map(Entry::read).collect())
 }
 
+/// What the journal refuses: lines of owners that had been replaced, since a line of a later one comes before them.
+/// One of each process may be among them: its turn that was under way when the process was stopped.
+pub(crate) fn refused(entries: &[Entry]) -> Vec<Entry> {
+    let mut fences: HashMap<u64, u64> = HashMap::new();
+    let late = |entry: &&Entry| {
+        let fence = fences.entry(entry.key).or_default();
+        *fence = entry.fence.max(*fence);
+        entry.fence < *fence
+    };
+    entries.iter().filter(late).copied().collect()
+}
+
 /// What does not fit, at most a few of each kind:
-/// - of one entity no turn of an owner follows one of a later owner, and each owner's turns are of one
-///   node and counted without a gap or a repeat: it was alive in one place at a time;
-/// - no call ran twice, each that was answered ran as its answer says, and none that "did not run" did.
+/// - a process has begun no turn after it was replaced: no more than one of its lines is refused;
+/// - of the others each owner's turns of one entity are of one node and counted without a gap or a repeat: it was alive
+///   in one place at a time;
+/// - no call ran twice, each that was answered ran as its answer says, none of them was refused, and none that "did not
+///   run" did.
 pub(crate) fn check(entries: &[Entry], calls: &[Done]) -> Vec<String> {
     let mut wrong = Wrong::default();
+    let refused = refused(entries);
+    let mut stopped: HashMap<u32, Entry> = HashMap::new();
+    for entry in &refused {
+        if let Some(before) = stopped.insert(entry.node, *entry) {
+            wrong.note("turns of an owner that had been replaced", format!("{before:?} {entry:?}"));
+        }
+    }
     let mut last: HashMap<u64, Entry> = HashMap::new();
     let mut ran: HashMap<u64, Entry> = HashMap::new();
     for entry in entries {
+        if let Some(before) = ran.insert(entry.call, *entry) {
+            wrong.note("a call that ran twice", format!("{before:?} {entry:?}"));
+        }
+        if refused.contains(entry) {
+            continue;
+        }
         if let Some(before) = last.insert(entry.key, *entry) {
             let same = entry.fence == before.fence;
-            if entry.fence < before.fence {
-                wrong.note(
-                    "a turn of an owner that had been replaced",
-                    format!("{before:?} {entry:?}"),
-                );
-            } else if same && entry.node != before.node {
+            if same && entry.node != before.node {
                 wrong.note("two owners in one epoch", format!("{before:?} {entry:?}"));
             } else if same && entry.count != before.count + 1 {
                 wrong.note("turns of two activations", format!("{before:?} {entry:?}"));
             }
-        }
-        if let Some(before) = ran.insert(entry.call, *entry) {
-            wrong.note("a call that ran twice", format!("{before:?} {entry:?}"));
         }
     }
     for done in calls {
         let entry = ran.get(&done.call);
         match (&done.outcome, entry) {
             (Ok(hit), Some(entry))
-                if (hit.node, hit.fence, hit.count) == (entry.node, entry.fence, entry.count) => {}
+                if (hit.node, hit.fence, hit.count) == (entry.node, entry.fence, entry.count)
+                    && !refused.contains(entry) => {}
             (Ok(_), _) => {
                 wrong.note("an answer to what did not run so", format!("{done:?} {entry:?}"))
             }
@@ -150,9 +170,18 @@ mod tests {
     }
 
     #[test]
+    fn a_turn_that_was_under_way_is_refused_when_it_ends_under_a_later_owner() {
+        let entries = [entry(1, 1, 1, 0), entry(2, 2, 1, 1), entry(3, 1, 2, 0)];
+        assert_eq!(refused(&entries), entries[2..]);
+        assert_eq!(check(&entries, &[]), [""; 0]);
+    }
+
+    #[test]
     fn each_thing_that_does_not_fit_is_told() {
         let told = |entries: &[Entry], calls: &[Done]| check(entries, calls).concat();
-        assert!(told(&[entry(1, 2, 1, 1), entry(2, 1, 1, 0)], &[]).contains("had been replaced"));
+        let late = [entry(1, 2, 1, 1), entry(2, 1, 1, 0), entry(3, 1, 2, 0)];
+        assert!(told(&late, &[]).contains("had been replaced"));
+        assert!(told(&late[..2], &[answered(2, 1, 1, 0)]).contains("did not run so"));
         assert!(told(&[entry(1, 1, 1, 1), entry(2, 1, 2, 0)], &[]).contains("two owners"));
         assert!(told(&[entry(1, 1, 1, 1), entry(2, 1, 1, 1)], &[]).contains("two activations"));
         assert!(told(&[entry(1, 1, 1, 1), entry(1, 1, 2, 1)], &[]).contains("ran twice"));

@@ -341,6 +341,7 @@ fn config(options: &Options, index: usize, shards: u16, door: &Arc<Door>) -> Con
         direct: options.direct,
         seed,
         wakes: Arc::clone(door) as Arc<dyn WakeSink>,
+        clock: Some(crate::worker::now),
         fault: None,
     }
 }

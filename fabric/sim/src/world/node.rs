@@ -58,6 +58,7 @@ impl World {
                 direct: self.plan.direct,
                 seed: self.rng.next(),
                 wakes: Arc::clone(&woken) as Arc<dyn WakeSink>,
+                clock: None,
                 fault: knob(self.plan.mutant),
             };
             let mut made = Shard::new(config);
