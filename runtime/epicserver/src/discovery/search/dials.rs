@@ -155,8 +155,13 @@ impl Dials {
         now: Instant,
     ) -> Option<Failure> {
         let dial = self.tried.get_mut(address)?;
-        let (first, most) =
-            if refused.is_some() { (REFUSED, REFUSED_MAX) } else { (REDIAL, PAUSE_MAX) };
+        let (first, most) = match refused {
+            // Whoever is over begins again as another node, there and soon.
+            None | Some(Refusal::Ended) => (REDIAL, PAUSE_MAX),
+            // The other link may be about to go.
+            Some(Refusal::Duplicate) => (REDIAL, REFUSED_MAX),
+            Some(_) => (REFUSED, REFUSED_MAX),
+        };
         let news = dial.pause.is_zero() || dial.refused != refused;
         dial.pause = (2 * dial.pause).clamp(first, most);
         dial.refused = refused;
@@ -275,6 +280,14 @@ mod tests {
         }
         assert!(dials.failed(&address, None, now).unwrap().news, "now nobody is there");
         assert!(rest(&dials, &address, now) <= PAUSE_MAX);
+    }
+
+    #[test]
+    fn fa7_an_address_whose_node_is_over_is_dialled_again_soon() {
+        let now = Instant::now();
+        let (mut dials, address) = dialling(now);
+        let _failed = dials.failed(&address, Some(Refusal::Ended), now);
+        assert!(rest(&dials, &address, now) <= REDIAL);
     }
 
     #[test]
