@@ -24,7 +24,7 @@ const SERVE: Duration = Duration::from_millis(10);
 
 impl Life {
     /// The coordinator or a peer has this view (**CN2**).
-    pub(super) fn hear_view(&mut self, now: Time, view: View, out: &mut Vec<Effect>) {
+    pub(super) fn hear_view(&mut self, now: Time, view: &Arc<View>, out: &mut Vec<Effect>) {
         if self.over || view.number <= self.number() {
             return;
         }
@@ -35,20 +35,19 @@ impl Life {
         if self.belongs && !belongs {
             return self.evicted(out);
         }
-        let view = self.atlas.view(view);
-        let before = self.view.replace(Arc::clone(&view));
+        let before = self.view.replace(Arc::clone(view));
         for member in before.iter().flat_map(|before| &before.members) {
             let node = member.node();
             if !view.has(node) {
                 out.push(Effect::Gone { node, left: member.leaving });
             }
         }
-        out.push(Effect::View(Arc::clone(&view)));
+        out.push(Effect::View(Arc::clone(view)));
         self.need = None;
         if belongs {
             self.belongs = true;
             self.suspicion.set_members(now, view.members.iter().map(Member::node));
-            self.install(now, &view, out);
+            self.install(now, view, out);
             self.look_by_rank(now);
         }
     }

@@ -362,11 +362,14 @@ impl Life {
                 self.hear_of(now, about.number);
                 self.holdings.released(from, about.number, (about.class, &about.slots));
             }
-            Ok(Said::Whole(view)) => self.hear_view(now, view, out),
+            Ok(Said::Whole(view)) => {
+                let view = self.atlas.view(view);
+                self.hear_view(now, &view, out);
+            }
             Ok(Said::Delta(delta)) => {
-                let view = self.view.as_ref().and_then(|view| delta.apply(view));
+                let view = self.view.as_ref().and_then(|view| self.atlas.after(view, &delta));
                 match view {
-                    Some(view) => self.hear_view(now, view, out),
+                    Some(view) => self.hear_view(now, &view, out),
                     None => self.hear_of(now, delta.to),
                 }
             }

@@ -20,7 +20,7 @@ use super::life::{Change, Life, Need};
 use super::plan::{Lessee, Plan, lease_of, plan};
 use super::{Effect, Notice};
 use crate::coordinator::{Answer, Ask, Lease, VIEW_BYTES_MAX};
-use crate::view::{Member, View};
+use crate::view::Member;
 
 /// How often a node that waits for others asks them.
 pub(super) const ASK_AGAIN: Duration = Duration::from_secs(1);
@@ -159,8 +159,8 @@ impl Life {
     ) {
         let number = view.as_ref().map_or(0, |(number, _)| *number);
         if let Some((number, bytes)) = view.filter(|(number, _)| *number > self.number()) {
-            match View::read(&bytes) {
-                Ok(view) if view.number == number => self.hear_view(now, view, out),
+            match self.atlas.read(&bytes) {
+                Ok(view) if view.number == number => self.hear_view(now, &view, out),
                 read => {
                     let why = read.err().unwrap_or(crate::fields::Unread::Malformed);
                     out.push(Effect::Notice(Notice::View { why }));
@@ -268,7 +268,8 @@ impl Life {
             Answer::Changed { number } if number == change.view.number => {
                 let before = self.view.clone();
                 let pushed = (number > self.number()).then(|| change.view.clone());
-                self.hear_view(now, change.view, out);
+                let view = self.atlas.view(change.view);
+                self.hear_view(now, &view, out);
                 if let Some(view) = pushed.filter(|_| !self.over) {
                     self.push(before.as_deref(), &view, out);
                 }
