@@ -108,16 +108,16 @@ impl Life {
         let members = self.view.as_ref().map_or(&[][..], |view| &view.members);
         let able =
             |member: &&Member| !self.suspicion.is_dead(member.node()) && lives(member.node());
-        let able = members.iter().filter(able);
         if let Some(this) = self.view.as_ref().and_then(|view| view.member(me)) {
             let before = |member: &&Member| (member.leaving, member.node()) < (this.leaving, me);
-            return able.filter(before).count();
+            return members.iter().filter(before).filter(able).count();
         }
         // Whoever lives and is no member wants to become one, or is about to go.
         let others = leases.unwrap_or(&[]).iter().take_while(|lease| lease.node < me);
         let others = others.filter(|lease| !lease.left.is_zero());
         let member = |node| self.view.as_ref().is_some_and(|view| view.has(node));
-        able.count() + others.filter(|lease| !member(lease.node)).count()
+        let able = members.iter().filter(able).count();
+        able + others.filter(|lease| !member(lease.node)).count()
     }
 
     /// When the node of this rank looks again, if nothing is to be done.

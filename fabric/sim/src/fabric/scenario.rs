@@ -205,6 +205,7 @@ const BUILT_IN: &[(&str, &str)] = &[
     ("chaos", include_str!("../../scenarios/chaos.toml")),
     ("calm", include_str!("../../scenarios/calm.toml")),
     ("rolling", include_str!("../../scenarios/rolling.toml")),
+    ("hundred", include_str!("../../scenarios/hundred.toml")),
     ("thousand", include_str!("../../scenarios/thousand.toml")),
     ("shards", include_str!("../../scenarios/shards.toml")),
     ("handover", include_str!("../../scenarios/handover.toml")),
