@@ -222,7 +222,7 @@ impl Core {
     /// A call that has waited here, unless nothing is to become of it any more.
     fn revived(&self, desk: &Desk, request: Request) -> Option<Request> {
         let Some(token) = self.own_token(&request) else { return Some(request) };
-        let posted = Posted { token: Some(token), maker: Place::NONE, tried: false, request };
+        let posted = Posted { token: Some(token), maker: Place::NONE, tried: None, request };
         self.revive(desk, posted).map(|posted| posted.request)
     }
 
@@ -244,7 +244,7 @@ impl Core {
             }
             Caller::Nobody | Caller::Token { .. } | Caller::Teller { .. } => {
                 let token = token_of(&request);
-                let posted = Posted { token, maker: Posted::ANY, tried: true, request };
+                let posted = Posted { token, maker: Posted::ANY, tried: None, request };
                 self.came_back(desk, Lane::Here(me), view, posted);
             }
         }
@@ -260,7 +260,7 @@ impl Core {
         if token.is_none() {
             request.head_mut().caller = Caller::Nobody;
         }
-        let posted = Posted { token, maker: Posted::ANY, tried: true, request };
+        let posted = Posted { token, maker: Posted::ANY, tried: None, request };
         self.came_back(desk, Lane::Here(from), view, posted);
     }
 

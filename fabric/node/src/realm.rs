@@ -80,6 +80,9 @@ pub(crate) struct Realm {
     pub(crate) bypassed: BTreeSet<SlotId>,
     /// What waits for a view of at least that number, and who gave it back.
     pub(crate) ahead: VecDeque<(u64, Option<Lane>, Posted)>,
+    /// The slots of these, and of what is to be sent again.
+    pub(crate) ahead_of: BTreeSet<SlotId>,
+    pub(crate) again_of: BTreeSet<SlotId>,
     /// The highest view that the host was asked for.
     pub(crate) asked_for: u64,
     /// What waits in all passages, and ahead.
@@ -116,6 +119,8 @@ impl Realm {
             tried: false,
             bypassed: BTreeSet::new(),
             ahead: VecDeque::new(),
+            ahead_of: BTreeSet::new(),
+            again_of: BTreeSet::new(),
             asked_for: 0,
             queued: 0,
             pending: 0,

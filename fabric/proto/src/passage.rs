@@ -154,16 +154,16 @@ impl<W> Passage<W> {
     /// whether it could be taken there.
     #[must_use]
     pub fn verdict(&self, lost: u64, slot: SlotId, may_try: bool) -> Verdict {
-        if self.base < lost {
+        // What waits here for the last answer was made before.
+        if self.base < lost || self.asked > 0 {
             return Verdict::Wait;
         }
-        match (self.emptying.has(slot), self.asked > 0) {
-            (false, _) => Verdict::Clear,
-            (true, true) => Verdict::Wait,
-            (true, false) if may_try => Verdict::Try,
+        match self.emptying.has(slot) {
+            false => Verdict::Clear,
+            true if may_try => Verdict::Try,
             // Something that was tried may come back, and was made before.
-            (true, false) if self.tried => Verdict::Wait,
-            (true, false) => Verdict::Clear,
+            true if self.tried => Verdict::Wait,
+            true => Verdict::Clear,
         }
     }
 
@@ -263,6 +263,20 @@ mod tests {
         assert_eq!(passage.flushed(3, Emptying::default()), Ok(true));
         assert_eq!(passage.undecided_since(), None);
         assert!(passage.flushed(3, Emptying::default()).is_err(), "PA3");
+    }
+
+    #[test]
+    fn what_is_said_later_waits_behind_what_waits_for_the_last_answer() {
+        let mut passage: Passage<u32> = Passage::default();
+        passage.ask();
+        passage.ask();
+        passage.wait(1);
+        assert_eq!(passage.flushed(2, Emptying::default()), Ok(false));
+        assert_eq!(passage.verdict(2, A, false), Verdict::Wait);
+        assert_eq!(passage.flushed(2, Emptying::default()), Ok(true));
+        passage.ask();
+        passage.give_back(1);
+        assert_eq!(passage.verdict(2, A, false), Verdict::Wait);
     }
 
     #[test]
