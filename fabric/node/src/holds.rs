@@ -3,8 +3,8 @@
 //! # Invariants
 //! - **N13** A call enters where its slot is served, or is being emptied and lets it in; nowhere else.
 //! - **N14** Calls wait for their slot in the order in which they came, at most [`limits::HELD_MAX`] in all.
-//! - **N15** Who holds a section does not wait for a slot for more than [`limits::SECTION_HOLD_MAX`]: whoever still
-//!   empties the slot could be waiting for that section (I6).
+//! - **N15** Who holds a section does not wait for a slot for more than [`limits::SECTION_HOLD_MAX`], by however many
+//!   calls: whoever still empties the slot could be waiting for that section (I6).
 //! - **N16** What was said before a flush has begun, waits at its owner, or has been given back when the flush is
 //!   answered.
 //!
@@ -117,18 +117,28 @@ impl Core {
         if let Some(token) = self.own_token(&request) {
             self.set_way(token, crate::tokens::Way::Waits);
         }
+        let since = self.waits_since(&request, said);
         if request.head().path.holds_any() {
-            let due = self.time() + limits::SECTION_HOLD_MAX;
+            let due = since + limits::SECTION_HOLD_MAX;
             self.hold_due.set(self.hold_due.get().min(due));
         }
         {
             let mut realm = self.realm.borrow_mut();
-            let held = Held { request, since: self.time(), said };
+            let held = Held { request, since, said };
             realm.held.entry(SlotId::of(held.request.to())).or_default().push_back(held);
             realm.held_count += 1;
         }
         self.count(|c| c.held += 1);
         self.tune();
+    }
+
+    /// Since when a call waits that comes now. For a slot that is not served yet all have waited since the view that
+    /// gave it: a section would be held for ever by one call after another (**N15**).
+    fn waits_since(&self, request: &Request, said: u64) -> Time {
+        let realm = self.realm.borrow();
+        let site = realm.ownership.as_ref().map(|ownership| ownership.site(request.to()));
+        let awaited = site == Some(Site::Awaited) && said <= realm.number();
+        if awaited { realm.since } else { self.time() }
     }
 
     /// The token of a call of this very shard.

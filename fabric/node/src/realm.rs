@@ -70,6 +70,8 @@ pub(crate) struct Drain {
 #[derive(Debug)]
 pub(crate) struct Realm {
     pub(crate) ownership: Option<Arc<Ownership>>,
+    /// When this shard learned of the view.
+    pub(crate) since: Time,
     pub(crate) trail: Trail,
     pub(crate) tenure: Tenure,
     /// The ways to the shards of this node, itself among them.
@@ -113,6 +115,7 @@ impl Realm {
     pub(crate) fn new(shards: u16) -> Self {
         Self {
             ownership: None,
+            since: Time::ZERO,
             trail: Trail::default(),
             tenure: Tenure::default(),
             ways: (0..shards).map(|_| Passage::default()).collect(),

@@ -49,6 +49,9 @@ impl Core {
             realm.sweeps.extend(realm.held.keys().copied());
             realm.reports = true;
             realm.ownership = Some(Arc::clone(&now));
+            if turned {
+                realm.since = self.time();
+            }
             realm.ahead_of.clear();
             realm.queued -= realm.ahead.len();
             std::mem::take(&mut realm.ahead)
