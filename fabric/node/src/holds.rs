@@ -283,6 +283,9 @@ impl Core {
 
     /// Another shard of this node speaks under `view` from now on, and wants to be told once all is decided.
     pub(crate) fn flush_of(&self, desk: &Desk, from: ShardId, view: u64) {
+        if view < self.realm.borrow().first {
+            return;
+        }
         if let Some(known) = self.realm.borrow_mut().views.get_mut(from.index()) {
             *known = view;
         }

@@ -72,6 +72,9 @@ pub(crate) struct Realm {
     pub(crate) ownership: Option<Arc<Ownership>>,
     /// When this shard learned of the view.
     pub(crate) since: Time,
+    /// The number of the first one: what is said under an earlier one, a shard of this node has said before it was
+    /// evicted.
+    pub(crate) first: u64,
     pub(crate) trail: Trail,
     pub(crate) tenure: Tenure,
     /// The ways to the shards of this node, itself among them.
@@ -116,6 +119,7 @@ impl Realm {
         Self {
             ownership: None,
             since: Time::ZERO,
+            first: 0,
             trail: Trail::default(),
             tenure: Tenure::default(),
             ways: (0..shards).map(|_| Passage::default()).collect(),

@@ -49,6 +49,14 @@ impl Core {
             realm.sweeps.extend(realm.held.keys().copied());
             realm.reports = true;
             realm.ownership = Some(Arc::clone(&now));
+            if before.is_none() {
+                realm.first = now.number();
+                let asked = |(lane, view): &(Lane, u64)| match lane {
+                    Lane::Here(_) => *view >= now.number(),
+                    Lane::There(..) => true,
+                };
+                realm.flushes.retain(asked);
+            }
             if turned {
                 realm.since = self.time();
             }

@@ -335,6 +335,9 @@ impl Core {
     ) -> Result<(), Violation> {
         let freed: Vec<Posted> = {
             let (realm, remote) = (&mut *self.realm.borrow_mut(), &mut *self.remote.borrow_mut());
+            if matches!(lane, Lane::Here(_)) && view < realm.first {
+                return Ok(());
+            }
             let Some(passage) = passage_to(realm, remote, lane) else { return Ok(()) };
             if !passage.flushed(view, emptying)? {
                 return Ok(());
