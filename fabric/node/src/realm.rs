@@ -9,7 +9,7 @@ use std::sync::Arc;
 use epicserver_entity::Request;
 use epicserver_proto::passage::Passage;
 use epicserver_proto::{Epoch, Ownership, SlotId, Tenure, Trail};
-use epicserver_wire::{LinkId, ShardId, Time};
+use epicserver_wire::{LinkId, NodeId, ShardId, Time};
 
 use crate::remote::Posted;
 
@@ -81,8 +81,8 @@ pub(crate) struct Realm {
     pub(crate) ways: Vec<Passage<Posted>>,
     /// Something was tried where a slot is emptied, and not all have been asked since what became of it.
     pub(crate) tried: bool,
-    /// Slots of which calls have gone to their owner, since one who lost them could not be reached.
-    pub(crate) bypassed: BTreeSet<SlotId>,
+    /// Slots of which calls have gone on although one who lost them, by the view of that number, could not be reached.
+    pub(crate) bypassed: BTreeMap<(SlotId, NodeId), u64>,
     /// What waits for a view of at least that number, and who gave it back.
     pub(crate) ahead: VecDeque<(u64, Option<Lane>, Posted)>,
     /// The slots of these, and of what is to be sent again.
@@ -124,7 +124,7 @@ impl Realm {
             tenure: Tenure::default(),
             ways: (0..shards).map(|_| Passage::default()).collect(),
             tried: false,
-            bypassed: BTreeSet::new(),
+            bypassed: BTreeMap::new(),
             ahead: VecDeque::new(),
             ahead_of: BTreeSet::new(),
             again_of: BTreeSet::new(),

@@ -143,15 +143,15 @@ impl Core {
             } else if let Some(link) = remote.link_to(lost.node) {
                 Lane::There(link.id, link.lane_of(to))
             } else {
-                realm.bypassed.insert(slot);
+                realm.bypassed.insert((slot, lost.node), lost.view);
                 continue;
             };
-            // A link to somebody who was passed by: he has nothing. Shards of this node never are.
-            let bypassed = matches!(lane, Lane::There(..)) && realm.bypassed.contains(&slot);
-            let Some(passage) = passage_to(realm, remote, lane) else { continue };
-            if passage.is_new() && bypassed {
+            // Whoever was passed by has nothing, and would let in what was made after it (I4), though he can be
+            // reached by now.
+            if realm.bypassed.get(&(slot, lost.node)).is_some_and(|view| lost.view <= *view) {
                 continue;
             }
+            let Some(passage) = passage_to(realm, remote, lane) else { continue };
             let began_before = posted.request.head().path.born().is_before(lost.view);
             let may_try = at >= untried && owner != Some(lost.node) && began_before;
             match passage.verdict(lost.view, slot, may_try) {

@@ -107,12 +107,6 @@ impl<W> Passage<W> {
         self.used
     }
 
-    /// Whether something was ever said.
-    #[must_use]
-    pub fn is_new(&self) -> bool {
-        self.said == 0 && self.asked == 0
-    }
-
     /// Whether a flush is unanswered.
     #[must_use]
     pub fn is_pending(&self) -> bool {
@@ -228,7 +222,7 @@ mod tests {
     #[test]
     fn a_view_is_announced_before_the_first_that_is_said_under_it() {
         let mut passage: Passage<u32> = Passage::default();
-        assert!(passage.is_new() && passage.say(3));
+        assert!(passage.say(3));
         passage.announced(3);
         assert!(!passage.say(3) && passage.is_used());
         assert!(passage.say(4));

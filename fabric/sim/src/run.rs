@@ -253,7 +253,7 @@ mod tests {
     fn seeds_that_once_failed_pass() {
         // Calls that passed one which had come back; long sleeps, a restart that was evicted, a section held for long,
         // a call between two shards of which one was evicted first.
-        let order = [143, 1_004_499_098_039, 936_709_893_337];
+        let order = [143, 1_004_499_098_039, 936_709_893_337, 19_228_940_951_838];
         let others = [5317, 1_004_499_096_840, 1_004_499_098_745, 936_709_892_475];
         for seed in order.into_iter().chain(others) {
             assert_eq!(run(seed, None, None).violation, None, "{}", replay_line(seed, None, None));
