@@ -24,7 +24,7 @@ impl Core {
             return self.to_shard(desk, request, Site::Served, now);
         }
         let token = token_of(&request);
-        self.direct(desk, Posted { request, token, maker, tried: false }, now);
+        self.direct(desk, Posted { request, token, maker, tried: None }, now);
     }
 
     /// Sends a call to its callee's shard of this node, which is where `site` says.

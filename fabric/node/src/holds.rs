@@ -3,8 +3,8 @@
 //! # Invariants
 //! - **N13** A call enters where its slot is served, or is being emptied and lets it in; nowhere else.
 //! - **N14** Calls wait for their slot in the order in which they came, at most [`limits::HELD_MAX`] in all.
-//! - **N15** Who holds a section does not wait for a slot for more than [`limits::SECTION_HOLD_MAX`]: whoever still
-//!   empties the slot could be waiting for that section (I6).
+//! - **N15** Who holds a section does not wait for a slot for more than [`limits::SECTION_HOLD_MAX`], by however many
+//!   calls: whoever still empties the slot could be waiting for that section (I6).
 //! - **N16** What was said before a flush has begun, waits at its owner, or has been given back when the flush is
 //!   answered.
 //!
@@ -117,18 +117,28 @@ impl Core {
         if let Some(token) = self.own_token(&request) {
             self.set_way(token, crate::tokens::Way::Waits);
         }
+        let since = self.waits_since(&request, said);
         if request.head().path.holds_any() {
-            let due = self.time() + limits::SECTION_HOLD_MAX;
+            let due = since + limits::SECTION_HOLD_MAX;
             self.hold_due.set(self.hold_due.get().min(due));
         }
         {
             let mut realm = self.realm.borrow_mut();
-            let held = Held { request, since: self.time(), said };
+            let held = Held { request, since, said };
             realm.held.entry(SlotId::of(held.request.to())).or_default().push_back(held);
             realm.held_count += 1;
         }
         self.count(|c| c.held += 1);
         self.tune();
+    }
+
+    /// Since when a call waits that comes now. For a slot that is not served yet all have waited since the view that
+    /// gave it: a section would be held for ever by one call after another (**N15**).
+    fn waits_since(&self, request: &Request, said: u64) -> Time {
+        let realm = self.realm.borrow();
+        let site = realm.ownership.as_ref().map(|ownership| ownership.site(request.to()));
+        let awaited = site == Some(Site::Awaited) && said <= realm.number();
+        if awaited { realm.since } else { self.time() }
     }
 
     /// The token of a call of this very shard.
@@ -222,7 +232,7 @@ impl Core {
     /// A call that has waited here, unless nothing is to become of it any more.
     fn revived(&self, desk: &Desk, request: Request) -> Option<Request> {
         let Some(token) = self.own_token(&request) else { return Some(request) };
-        let posted = Posted { token: Some(token), maker: Place::NONE, tried: false, request };
+        let posted = Posted { token: Some(token), maker: Place::NONE, tried: None, request };
         self.revive(desk, posted).map(|posted| posted.request)
     }
 
@@ -244,7 +254,7 @@ impl Core {
             }
             Caller::Nobody | Caller::Token { .. } | Caller::Teller { .. } => {
                 let token = token_of(&request);
-                let posted = Posted { token, maker: Posted::ANY, tried: true, request };
+                let posted = Posted { token, maker: Posted::ANY, tried: None, request };
                 self.came_back(desk, Lane::Here(me), view, posted);
             }
         }
@@ -260,7 +270,7 @@ impl Core {
         if token.is_none() {
             request.head_mut().caller = Caller::Nobody;
         }
-        let posted = Posted { token, maker: Posted::ANY, tried: true, request };
+        let posted = Posted { token, maker: Posted::ANY, tried: None, request };
         self.came_back(desk, Lane::Here(from), view, posted);
     }
 
@@ -273,6 +283,9 @@ impl Core {
 
     /// Another shard of this node speaks under `view` from now on, and wants to be told once all is decided.
     pub(crate) fn flush_of(&self, desk: &Desk, from: ShardId, view: u64) {
+        if view < self.realm.borrow().first {
+            return;
+        }
         if let Some(known) = self.realm.borrow_mut().views.get_mut(from.index()) {
             *known = view;
         }

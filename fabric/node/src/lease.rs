@@ -5,6 +5,8 @@
 //!   told with each event. A call that an entity makes to another of its shard may be part of the turn that has begun.
 //! - **N21** What happens meanwhile waits in its order, at most [`limits::BACKLOG_MAX`] things, and comes before what
 //!   happens later.
+//! - **N26** Shards of a node are evicted one after the other: what one that was asks of one that was not yet is
+//!   answered, call or flush, and no flush of what the node was before.
 //! - **N22** Nothing that a node held before it was evicted runs after that, no hook either, and a lease of what the node
 //!   is now is none for what it was before.
 //!
@@ -132,7 +134,7 @@ impl Core {
             std::mem::replace(&mut *self.realm.borrow_mut(), Realm::new(self.config.shards));
         self.forget_realm(desk, realm);
         self.drop_links(desk);
-        self.drop_backlog();
+        self.drop_backlog(desk);
         self.drop_activations(desk);
         let calls: Vec<Token> = desk.tickets().borrow().waiting().collect();
         for token in calls.into_iter().filter(|token| self.is_call(*token)) {
@@ -168,16 +170,20 @@ impl Core {
         again.into_iter().for_each(|posted| self.refuse(desk, posted.request, ErrorKind::NodeLost));
     }
 
-    fn drop_backlog(&self) {
+    fn drop_backlog(&self, desk: &Desk) {
         let mut kept = VecDeque::new();
         for event in self.backlog.take() {
             match event {
                 Event::Outside(inlet) => refuse(inlet, ErrorKind::NodeLost),
                 // What belongs to no entity goes on as whatever the node will be.
                 Event::Root(_) | Event::Close => kept.push_back(event),
-                Event::Message(Message::Call(request) | Message::Returned { request, .. }) => {
-                    request.recycle();
+                // Whoever says so may have been evicted before this shard, and then waits as what the node is now. If
+                // not, the answer finds nobody.
+                Event::Message(Message::Flush { .. }) => kept.push_back(event),
+                Event::Message(Message::Call(request)) => {
+                    self.refuse(desk, request, ErrorKind::NodeLost);
                 }
+                Event::Message(Message::Returned { request, .. }) => request.recycle(),
                 Event::Message(_)
                 | Event::Completed { .. }
                 | Event::Woken(_)

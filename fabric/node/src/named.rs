@@ -140,6 +140,31 @@ impl Core {
         }
     }
 
+    /// The turn holds less than before: who waits for a lock of it and may not any more is told.
+    pub(crate) fn cull_locks(&self, desk: &Desk, turn: u32) {
+        if self.named.borrow().locks.is_empty() {
+            return;
+        }
+        let path = self.table.borrow().path_of(turn).cloned().unwrap_or_default();
+        let mut gone = Vec::new();
+        for lock in self.named.borrow_mut().locks.values_mut() {
+            let Some((_, _, held)) = lock.holder.as_mut().filter(|(holder, _, _)| *holder == turn)
+            else {
+                continue;
+            };
+            held.clone_from(&path);
+            lock.waiting.retain(|(_, token, waiting)| {
+                let may = waiting.may_wait_for(&path);
+                gone.extend((!may).then_some((*token, waiting.chain())));
+                may
+            });
+        }
+        for (token, chain) in gone {
+            let error = CallError::refused(ErrorKind::WouldDeadlock, chain);
+            self.complete(desk, token, Answer::Failed(error));
+        }
+    }
+
     fn locks_where(&self, place: u32, is: impl Fn(u32, SectionId) -> bool) -> Vec<&'static str> {
         let named = self.named.borrow();
         let locks = named.locks.range((place, "")..).take_while(|(key, _)| key.0 == place);

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use epicserver_entity::Request;
 use epicserver_proto::passage::Passage;
 use epicserver_proto::{Epoch, Ownership, SlotId, Tenure, Trail};
-use epicserver_wire::{LinkId, ShardId, Time};
+use epicserver_wire::{LinkId, NodeId, ShardId, Time};
 
 use crate::remote::Posted;
 
@@ -70,16 +70,24 @@ pub(crate) struct Drain {
 #[derive(Debug)]
 pub(crate) struct Realm {
     pub(crate) ownership: Option<Arc<Ownership>>,
+    /// When this shard learned of the view.
+    pub(crate) since: Time,
+    /// The number of the first one: what is said under an earlier one, a shard of this node has said before it was
+    /// evicted.
+    pub(crate) first: u64,
     pub(crate) trail: Trail,
     pub(crate) tenure: Tenure,
     /// The ways to the shards of this node, itself among them.
     pub(crate) ways: Vec<Passage<Posted>>,
     /// Something was tried where a slot is emptied, and not all have been asked since what became of it.
     pub(crate) tried: bool,
-    /// Slots of which calls have gone to their owner, since one who lost them could not be reached.
-    pub(crate) bypassed: BTreeSet<SlotId>,
+    /// Slots of which calls have gone on although one who lost them, by the view of that number, could not be reached.
+    pub(crate) bypassed: BTreeMap<(SlotId, NodeId), u64>,
     /// What waits for a view of at least that number, and who gave it back.
     pub(crate) ahead: VecDeque<(u64, Option<Lane>, Posted)>,
+    /// The slots of these, and of what is to be sent again.
+    pub(crate) ahead_of: BTreeSet<SlotId>,
+    pub(crate) again_of: BTreeSet<SlotId>,
     /// The highest view that the host was asked for.
     pub(crate) asked_for: u64,
     /// What waits in all passages, and ahead.
@@ -110,12 +118,16 @@ impl Realm {
     pub(crate) fn new(shards: u16) -> Self {
         Self {
             ownership: None,
+            since: Time::ZERO,
+            first: 0,
             trail: Trail::default(),
             tenure: Tenure::default(),
             ways: (0..shards).map(|_| Passage::default()).collect(),
             tried: false,
-            bypassed: BTreeSet::new(),
+            bypassed: BTreeMap::new(),
             ahead: VecDeque::new(),
+            ahead_of: BTreeSet::new(),
+            again_of: BTreeSet::new(),
             asked_for: 0,
             queued: 0,
             pending: 0,

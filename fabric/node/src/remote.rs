@@ -18,10 +18,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use epicserver_entity::{Answer, Caller, Desk, Request};
-use epicserver_proto::Ownership;
 use epicserver_proto::passage::{Emptying, Passage};
 use epicserver_proto::session::Window;
 use epicserver_proto::spares::Spares;
+use epicserver_proto::{Ownership, SlotId};
 use epicserver_wire::frame::Slots;
 use epicserver_wire::{
     CallError, ChainId, ErrorKind, LinkId, MethodId, NodeId, Ran, ShardId, Time, Token, limits,
@@ -571,6 +571,7 @@ impl Core {
         if let Some(token) = posted.token {
             self.set_way(token, Way::Waits);
         }
+        self.realm.borrow_mut().again_of.insert(SlotId::of(posted.request.to()));
         self.again.borrow_mut().push(posted);
         self.arm_again();
         self.tune();
@@ -579,6 +580,7 @@ impl Core {
     /// Sends what was sent to a node that did not know yet that it owns it.
     pub(crate) fn again(&self, desk: &Desk) {
         let again = self.again.take();
+        self.realm.borrow_mut().again_of.clear();
         if !again.is_empty() {
             self.go_on(desk, again);
             self.tune();

@@ -105,7 +105,8 @@ impl Core {
         }
     }
 
-    /// The turn holds more than before: who waits at its activation and may not wait for it is told.
+    /// The turn holds more than before, or less: who waits at its activation and may not wait for it is told. With less
+    /// it may be older than another branch of its chain, and wait for that one.
     pub(crate) fn cull(&self, desk: &Desk, turn: u32) {
         let Some(place) = self.table.borrow().place_of(turn) else { return };
         while self.table.borrow().mails(place) > 0 {
@@ -132,6 +133,8 @@ impl Core {
         let held = self.table.borrow_mut().release(turn, section);
         self.update_path(desk, turn);
         self.unlock(desk, place, section);
+        self.cull(desk, turn);
+        self.cull_locks(desk, turn);
         if held {
             self.thaw(place);
         }

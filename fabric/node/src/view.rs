@@ -49,6 +49,19 @@ impl Core {
             realm.sweeps.extend(realm.held.keys().copied());
             realm.reports = true;
             realm.ownership = Some(Arc::clone(&now));
+            if before.is_none() {
+                realm.first = now.number();
+                let asked = |(lane, view): &(Lane, u64)| match lane {
+                    Lane::Here(_) => *view >= now.number(),
+                    Lane::There(..) => true,
+                };
+                realm.flushes.retain(asked);
+            }
+            if turned {
+                realm.since = self.time();
+            }
+            realm.ahead_of.clear();
+            realm.queued -= realm.ahead.len();
             std::mem::take(&mut realm.ahead)
         };
         self.number.set(now.number());
@@ -61,16 +74,17 @@ impl Core {
         }
         self.tune();
         self.schedule_sweep();
+        // What was given back was made before what has not left, and that before what waited behind either (I4).
+        let mut behind = Vec::new();
         for (view, lane, posted) in ahead {
-            self.realm.borrow_mut().queued -= 1;
             match lane {
                 Some(lane) => self.line_up(desk, lane, view, posted),
-                None => self.go_on(desk, [posted]),
+                None => behind.push(posted),
             }
         }
         self.go_on(desk, homeless);
-        // What waited for the members leaves before what is said from now on (I4).
         self.again(desk);
+        self.go_on(desk, behind);
         self.answer_flushes(desk);
         self.trim();
         if let Some(before) = &before {
@@ -122,6 +136,7 @@ impl Core {
         }
         let realm = &*self.realm.borrow();
         let moves = realm.is_sweeping() || realm.held_count > 0 || realm.pending > 0;
+        let moves = moves || realm.queued > 0 || !self.again.borrow().is_empty();
         let busy = moves || !realm.trail.is_empty() || !realm.drains.is_empty();
         // Shards that speak under an earlier view may have been given something back.
         let me = self.shard_id().index();
@@ -132,8 +147,7 @@ impl Core {
             (false, true) => Traffic::Alone,
             (false, false) => Traffic::Calm,
         });
-        let waits = moves || realm.queued > 0 || realm.tried || !self.again.borrow().is_empty();
-        let direct = self.config.direct && realm.ownership.is_some() && !waits;
+        let direct = self.config.direct && realm.ownership.is_some() && !moves && !realm.tried;
         self.direct_calls.set(direct);
     }
 }

@@ -3,6 +3,8 @@
 //! # Invariants
 //! - **N11** A call leaves for the new owner of its slot once each one who lost the slot, and can be reached, has
 //!   given back what it had of this shard's calls, or lets it in itself (I3, I4).
+//! - **N24** What was given back and waits for a view, or to be sent again, has all that is said of its slot later
+//!   behind it (I4).
 //! - **N12** What waits here for a view or a flush is at most [`limits::UNSENT_MAX`], and has not run.
 //!
 //! # Not here
@@ -12,7 +14,7 @@ use epicserver_entity::{Caller, Desk};
 use epicserver_proto::passage::{Emptying, Passage, Verdict};
 use epicserver_proto::{Lost, Site, SlotId};
 use epicserver_wire::header::Violation;
-use epicserver_wire::{ClassId, ErrorKind, limits};
+use epicserver_wire::{ClassId, ErrorKind, NodeId, limits};
 
 use crate::config::Fault;
 use crate::core::Core;
@@ -47,7 +49,7 @@ impl Core {
         let Some(site) = site else { return self.await_view(desk, (1, None), posted) };
         let posted = match self.traffic.get() {
             Traffic::Alone | Traffic::Calm => posted,
-            Traffic::Busy => match self.pass(desk, posted) {
+            Traffic::Busy => match self.in_turn(desk, posted).and_then(|p| self.pass(desk, p)) {
                 Some(posted) => posted,
                 None => return,
             },
@@ -62,6 +64,22 @@ impl Core {
         }
     }
 
+    /// Gives the call back unless something that was made before it, of its slot, waits for a view or to be sent
+    /// again: it waits behind that (**N24**).
+    fn in_turn(&self, desk: &Desk, posted: Posted) -> Option<Posted> {
+        let slot = SlotId::of(posted.request.to());
+        let (ahead, again) = {
+            let realm = self.realm.borrow();
+            (realm.ahead_of.contains(&slot), realm.again_of.contains(&slot))
+        };
+        match (ahead, again) {
+            (true, _) => self.await_view(desk, (0, None), posted),
+            (false, true) => self.send_again(desk, posted),
+            (false, false) => return Some(posted),
+        }
+        None
+    }
+
     /// Gives the call back if it may go to its owner (**N11**).
     fn pass(&self, desk: &Desk, posted: Posted) -> Option<Posted> {
         let step = {
@@ -72,7 +90,9 @@ impl Core {
             Step::Go => return Some(posted),
             Step::Wait(lane) => {
                 self.ask_unless_asked(desk, lane);
-                self.stand(desk, posted, |passage, posted| passage.wait(posted), lane);
+                // What was given back elsewhere was made before what has never left.
+                let put = if posted.tried.is_some() { Passage::give_back } else { Passage::wait };
+                self.stand(desk, posted, put, lane);
             }
             Step::Try(Lane::Here(shard)) if shard == self.shard_id() => {
                 self.deliver(desk, posted.request, false);
@@ -112,23 +132,28 @@ impl Core {
         let (to, slot) = (posted.request.to(), SlotId::of(posted.request.to()));
         let losers: Vec<Lost> = realm.trail.losers(&ownership, slot).collect();
         let owner = ownership.directory().owner_of(slot.class, slot.index);
-        for lost in losers {
+        // Those who lost it after whoever has given it back may let it in, as they do what was made later.
+        let gave = |lost: &Lost| {
+            posted.tried.is_some_and(|(node, view)| lost.node == node && lost.view <= view)
+        };
+        let untried = losers.iter().rposition(gave).map_or(0, |at| at + 1);
+        for (at, lost) in losers.into_iter().enumerate() {
             let lane = if lost.node == ownership.me() {
                 Lane::Here(to.shard(self.config.shards))
             } else if let Some(link) = remote.link_to(lost.node) {
                 Lane::There(link.id, link.lane_of(to))
             } else {
-                realm.bypassed.insert(slot);
+                realm.bypassed.insert((slot, lost.node), lost.view);
                 continue;
             };
-            // A link to somebody who was passed by: he has nothing. Shards of this node never are.
-            let bypassed = matches!(lane, Lane::There(..)) && realm.bypassed.contains(&slot);
-            let Some(passage) = passage_to(realm, remote, lane) else { continue };
-            if passage.is_new() && bypassed {
+            // Whoever was passed by has nothing, and would let in what was made after it (I4), though he can be
+            // reached by now.
+            if realm.bypassed.get(&(slot, lost.node)).is_some_and(|view| lost.view <= *view) {
                 continue;
             }
+            let Some(passage) = passage_to(realm, remote, lane) else { continue };
             let began_before = posted.request.head().path.born().is_before(lost.view);
-            let may_try = !posted.tried && owner != Some(lost.node) && began_before;
+            let may_try = at >= untried && owner != Some(lost.node) && began_before;
             match passage.verdict(lost.view, slot, may_try) {
                 Verdict::Clear => {}
                 Verdict::Wait if self.config.fault == Some(Fault::ResendBeforeFlushed) => {}
@@ -136,6 +161,10 @@ impl Core {
                 Verdict::Try if lane != Lane::Here(self.shard_id()) => return Step::Try(lane),
                 Verdict::Try if self.may_enter(realm, slot, &posted.request) => {
                     return Step::Try(lane);
+                }
+                // What was let in before may still have to go back.
+                Verdict::Try if realm.drains.get(&slot).is_some_and(|drain| !drain.swept) => {
+                    return Step::Wait(lane);
                 }
                 Verdict::Try => {}
             }
@@ -244,10 +273,13 @@ impl Core {
             return self.refuse(desk, posted.request, ErrorKind::Overloaded);
         }
         self.waits(&posted);
-        let mut realm = self.realm.borrow_mut();
-        realm.ahead.push_back((view, lane, posted));
-        realm.queued += 1;
-        self.direct_calls.set(false);
+        {
+            let mut realm = self.realm.borrow_mut();
+            realm.ahead_of.insert(SlotId::of(posted.request.to()));
+            realm.ahead.push_back((view, lane, posted));
+            realm.queued += 1;
+        }
+        self.tune();
     }
 
     /// Somebody knows a later view than this shard.
@@ -303,6 +335,9 @@ impl Core {
     ) -> Result<(), Violation> {
         let freed: Vec<Posted> = {
             let (realm, remote) = (&mut *self.realm.borrow_mut(), &mut *self.remote.borrow_mut());
+            if matches!(lane, Lane::Here(_)) && view < realm.first {
+                return Ok(());
+            }
             let Some(passage) = passage_to(realm, remote, lane) else { return Ok(()) };
             if !passage.flushed(view, emptying)? {
                 return Ok(());
@@ -328,9 +363,17 @@ impl Core {
 
     /// A call that `lane` had comes back from there: it has not run.
     pub(crate) fn came_back(&self, desk: &Desk, lane: Lane, view: u64, mut posted: Posted) {
-        posted.tried = true;
+        posted.tried = self.node_at(lane).map(|node| (node, view));
         self.count(|c| c.moved += 1);
         self.line_up(desk, lane, view, posted);
+    }
+
+    /// Which node is at the end of `lane`, as far as that is known.
+    fn node_at(&self, lane: Lane) -> Option<NodeId> {
+        match lane {
+            Lane::Here(_) => self.realm.borrow().ownership.as_ref().map(|ownership| ownership.me()),
+            Lane::There(link, _) => self.remote.borrow_mut().node_of(link),
+        }
     }
 
     /// A call that `lane` gave back, knowing the view of the number `view`, waits until that has no others.

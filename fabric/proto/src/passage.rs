@@ -107,12 +107,6 @@ impl<W> Passage<W> {
         self.used
     }
 
-    /// Whether something was ever said.
-    #[must_use]
-    pub fn is_new(&self) -> bool {
-        self.said == 0 && self.asked == 0
-    }
-
     /// Whether a flush is unanswered.
     #[must_use]
     pub fn is_pending(&self) -> bool {
@@ -154,16 +148,16 @@ impl<W> Passage<W> {
     /// whether it could be taken there.
     #[must_use]
     pub fn verdict(&self, lost: u64, slot: SlotId, may_try: bool) -> Verdict {
-        if self.base < lost {
+        // What waits here for the last answer was made before.
+        if self.base < lost || self.asked > 0 {
             return Verdict::Wait;
         }
-        match (self.emptying.has(slot), self.asked > 0) {
-            (false, _) => Verdict::Clear,
-            (true, true) => Verdict::Wait,
-            (true, false) if may_try => Verdict::Try,
+        match self.emptying.has(slot) {
+            false => Verdict::Clear,
+            true if may_try => Verdict::Try,
             // Something that was tried may come back, and was made before.
-            (true, false) if self.tried => Verdict::Wait,
-            (true, false) => Verdict::Clear,
+            true if self.tried => Verdict::Wait,
+            true => Verdict::Clear,
         }
     }
 
@@ -228,7 +222,7 @@ mod tests {
     #[test]
     fn a_view_is_announced_before_the_first_that_is_said_under_it() {
         let mut passage: Passage<u32> = Passage::default();
-        assert!(passage.is_new() && passage.say(3));
+        assert!(passage.say(3));
         passage.announced(3);
         assert!(!passage.say(3) && passage.is_used());
         assert!(passage.say(4));
@@ -263,6 +257,20 @@ mod tests {
         assert_eq!(passage.flushed(3, Emptying::default()), Ok(true));
         assert_eq!(passage.undecided_since(), None);
         assert!(passage.flushed(3, Emptying::default()).is_err(), "PA3");
+    }
+
+    #[test]
+    fn what_is_said_later_waits_behind_what_waits_for_the_last_answer() {
+        let mut passage: Passage<u32> = Passage::default();
+        passage.ask();
+        passage.ask();
+        passage.wait(1);
+        assert_eq!(passage.flushed(2, Emptying::default()), Ok(false));
+        assert_eq!(passage.verdict(2, A, false), Verdict::Wait);
+        assert_eq!(passage.flushed(2, Emptying::default()), Ok(true));
+        passage.ask();
+        passage.give_back(1);
+        assert_eq!(passage.verdict(2, A, false), Verdict::Wait);
     }
 
     #[test]

@@ -20,7 +20,7 @@ use epicserver_proto::transfers::{self, Pace};
 use epicserver_wire::frame::{FrameMut, Slots};
 use epicserver_wire::header::{Credit, Violation};
 use epicserver_wire::{
-    CallError, EntityId, LinkId, MethodId, Out, ShardId, Time, Token, Unwritten,
+    CallError, EntityId, LinkId, MethodId, NodeId, Out, ShardId, Time, Token, Unwritten,
 };
 
 use super::bulk::{Bulk, Source};
@@ -37,8 +37,8 @@ pub(crate) struct Posted {
     pub(crate) token: Option<Token>,
     /// Which activation made it; with its callee, the pair whose order is kept.
     pub(crate) maker: Place,
-    /// Whoever lost its slot has given it back.
-    pub(crate) tried: bool,
+    /// Who has given it back last, and the view that he knew.
+    pub(crate) tried: Option<(NodeId, u64)>,
 }
 
 impl Posted {

@@ -150,7 +150,7 @@ impl Core {
         match self.read_call(link, frame, message) {
             Ok(mut request) => {
                 request.head_mut().caller = Caller::Nobody;
-                let posted = Posted { request, token: None, maker: Posted::ANY, tried: true };
+                let posted = Posted { request, token: None, maker: Posted::ANY, tried: None };
                 self.came_back(desk, Lane::There(link, header.from), header.view(), posted);
             }
             Err(kind) => self.tell_refused(CallError::refused(kind, chain)),

@@ -110,13 +110,15 @@ impl<S, W: Waiting> Activations<S, W> {
         true
     }
 
-    /// Takes out the first that may not wait any more, since a turn here has taken a section after
+    /// Takes out the first that may not wait any more, since a turn here has taken a section or given one up after
     /// it came (**A4**).
     pub fn next_to_die(&mut self, place: u32) -> Option<W> {
         let mut mail = self.activations.get(place)?.first_mail;
         while let Some(entry) = self.mails.get(mail) {
             let waiting = &entry.waiting;
-            if !self.may_stand(place, waiting, mail) && !self.may_pass(place, waiting) {
+            let refused = matches!(self.check(place, waiting), Admission::Refuse(_));
+            let stands = !refused && self.may_stand(place, waiting, mail);
+            if !stands && !self.may_pass(place, waiting) {
                 return self.take_mail(place, mail);
             }
             mail = entry.next;

@@ -242,6 +242,21 @@ fn a4_a_section_that_is_taken_later_ends_the_waits_that_it_makes_dangerous() {
     assert_eq!(table.next_to_die(place), None);
 }
 
+#[test]
+fn a4_a_section_that_is_given_up_ends_the_waits_of_other_branches_that_it_makes_dangerous() {
+    let mut table = Table::new(2, 1000, 5);
+    let place = table.insert(1, (0, None), 1, Time::ZERO).unwrap();
+    let turn = table.begin(place, elsewhere(1)).unwrap();
+    let section = table.take(turn, false).unwrap();
+    table.wait(place, exclusive(&chain(3)));
+    let branch = exclusive(&elsewhere(1).with(SectionId::new(1, 0)).unwrap());
+    assert_eq!(table.admit(place, &branch), Admission::Wait, "it is the older of the two");
+    table.wait(place, branch.clone());
+    assert_eq!(table.next_to_die(place), None);
+    table.release(turn, section);
+    assert_eq!(table.next_to_die(place), Some(branch), "the turn may wait for it from now on");
+}
+
 fn slot(index: u16) -> SlotId {
     SlotId { class: ClassId::DEFAULT, index }
 }

@@ -39,9 +39,9 @@ pub(super) struct Weather {
     faults: VecDeque<(Time, Fault)>,
     part: Option<Part>,
     redial: Option<Time>,
-    /// Nodes that a rolling restart has still to do with, and the one that leaves.
+    /// Nodes that a rolling restart has still to do with, and the one that leaves, with how often it was evicted.
     restarts: VecDeque<usize>,
-    leaving: Option<usize>,
+    leaving: Option<(usize, u64)>,
     /// The node for which another one has joined.
     relieved: Option<usize>,
     /// Nodes that cannot reach the coordinator, and until when.
@@ -310,7 +310,11 @@ impl World {
     fn restart_next(&mut self) {
         let Some(plane) = &self.plane else { return };
         let gone = |node: usize| !self.nodes[node].lives || !plane.is_member(node);
-        if !plane.is_settled() || self.weather.leaving.is_some_and(|node| self.nodes[node].lives) {
+        // One that was evicted before it could leave is another one, which nobody has told to leave.
+        let leaves = |(node, evicted): (usize, u64)| {
+            self.nodes[node].lives && self.nodes[node].evicted == evicted
+        };
+        if !plane.is_settled() || self.weather.leaving.is_some_and(leaves) {
             return;
         }
         self.weather.leaving = None;
@@ -322,7 +326,7 @@ impl World {
         self.weather.restarts.pop_front();
         if self.victim().is_some() {
             self.leave(node);
-            self.weather.leaving = Some(node);
+            self.weather.leaving = Some((node, self.nodes[node].evicted));
         }
     }
 
