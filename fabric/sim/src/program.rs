@@ -16,6 +16,7 @@ use epicserver_node::RootTask;
 use epicserver_wire::Time;
 
 use crate::log::Violation;
+use crate::mutant::Mutant;
 use crate::rng::Rng;
 use crate::run::text_of;
 use crate::seed::fresh_seed;
@@ -93,7 +94,7 @@ pub fn test<R: TestOutcome + 'static>(
     }
     let first = options.seed.unwrap_or_else(fresh_seed);
     for seed in (0..options.seeds.max(1)).map(|number| first.wrapping_add(number)) {
-        let failure = run(&options, seed, registry.clone(), setup.clone());
+        let failure = run(&options, (seed, None), registry.clone(), setup.clone());
         if let Some(failure) = failure {
             let instead = if options.seeds > 1 { " in place of `seeds`" } else { "" };
             panic!(
@@ -108,7 +109,7 @@ type Ended = Arc<Mutex<Option<Option<String>>>>;
 
 fn run<R: TestOutcome + 'static>(
     options: &TestOptions,
-    seed: u64,
+    (seed, mutant): (u64, Option<Mutant>),
     registry: Registry,
     setup: impl AsyncFn(Pool) -> R + Send + 'static,
 ) -> Option<String> {
@@ -125,7 +126,7 @@ fn run<R: TestOutcome + 'static>(
         memory_bytes_max: 1 << 30,
         idle: None,
         direct,
-        mutant: None,
+        mutant,
         storm: Storm { faults: Vec::new(), ..storm.clone() },
         scenario: None,
         slots: Vec::new(),
@@ -290,6 +291,38 @@ mod tests {
         while later().await.is_err() {}
         for key in 0..50 {
             assert!(pool.get::<Counter>(key).add(1).await.is_ok());
+        }
+    }
+
+    /// Many calls at a time, while nodes come and go.
+    async fn crowds(pool: Pool) {
+        for round in 0..20_u64 {
+            let calls: Vec<_> = (0..24).map(|key| pool.get::<Counter>(key % 9).add(1)).collect();
+            let later = pool.get::<Counter>(round % 5).add_via(round % 3, 1);
+            for call in calls {
+                let _may_be_lost = call.await;
+            }
+            let _may_be_lost = later.timeout(Duration::from_secs(90)).await;
+        }
+    }
+
+    #[test]
+    fn what_a_user_s_test_is_told_of_has_been_found_where_it_was_put() {
+        let options = TestOptions { nodes: 4, seed: None, seeds: 1, faults: ALL, shards: 2 };
+        let broken = [
+            (Mutant::DuplicateCall, "one_outcome"),
+            (Mutant::ServeWhileDraining, "single_activation"),
+            (Mutant::DrainedTooSoon, "single_activation"),
+            (Mutant::NoLeaseCheck, "single_activation"),
+        ];
+        for (mutant, checker) in broken {
+            let found = (0..30).find_map(|seed| {
+                let mut registry = Registry::default();
+                register(&mut registry).expect("it is one type");
+                run(&options, (seed, Some(mutant)), registry, crowds)
+            });
+            let by = found.as_ref().is_some_and(|failure| failure.contains(checker));
+            assert!(by, "{mutant} is found as {found:?}");
         }
     }
 
