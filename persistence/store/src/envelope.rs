@@ -72,7 +72,6 @@ pub struct Envelope {
 
 /// What is wrong with stored bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-#[non_exhaustive]
 pub enum Flaw {
     /// There are too few of them.
     #[error("it is cut off")]
@@ -180,6 +179,19 @@ impl Record {
     /// [`Corrupt`], as [`open`](Self::open).
     pub fn look(name: &Name, bytes: &[u8]) -> Result<Envelope, Corrupt> {
         Self::checked(name.as_bytes(), bytes).map_err(|flaw| Corrupt { name: name.clone(), flaw })
+    }
+
+    /// Whether `bytes` are a whole record of `name`, wherever they lie.
+    #[must_use]
+    pub fn is_of(name: &Name, bytes: &[u8]) -> bool {
+        Self::checked(name.as_bytes(), bytes).is_ok()
+    }
+
+    /// Whether nothing says that what lies under `name` as `bytes` belongs elsewhere: it has this name, or is no whole record.
+    #[must_use]
+    pub fn may_lie_under(name: &[u8], bytes: &[u8]) -> bool {
+        let named = bytes.get(HEAD..).is_some_and(|rest| rest.starts_with(name));
+        named || Self::open_any(bytes).is_err()
     }
 
     /// A record that nobody has said the name of, as in a back-up.

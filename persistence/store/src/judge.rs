@@ -30,7 +30,7 @@ pub fn claim(owner: Owner, stored: Option<Owner>) -> Claim {
     }
 }
 
-/// Whether `save` may be done (**JU2**), where `stored` owns its slot and `look` reads the state's envelope.
+/// Whether `save` may be done (**JU2**), where `stored` owns its slot and `look` reads the state's envelope; gives that.
 ///
 /// # Errors
 /// The outcome, if it may not.
@@ -38,7 +38,7 @@ pub fn save<E>(
     save: &Save,
     stored: Option<Owner>,
     look: impl FnOnce(&Name) -> Result<Option<Envelope>, E>,
-) -> Result<(), Outcome>
+) -> Result<Option<Envelope>, Outcome>
 where
     Outcome: From<E>,
 {
@@ -50,7 +50,7 @@ where
     if version != save.expected {
         return Err(Outcome::Conflict { found: version, by: found.map(|found| found.owner) });
     }
-    Ok(())
+    Ok(found)
 }
 
 impl From<Corrupt> for Outcome {

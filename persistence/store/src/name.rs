@@ -103,7 +103,12 @@ impl Name {
         &self.0
     }
 
-    /// A name that need not be one, as the end of a range.
+    /// A place among names that need not be one, as the end of a range, or what lies in a corrupt store in place of one.
+    #[must_use]
+    pub fn at(bytes: &[u8]) -> Self {
+        Self::raw(bytes)
+    }
+
     pub(crate) fn raw(bytes: &[u8]) -> Self {
         Self(bytes.into())
     }

@@ -232,7 +232,6 @@ pub enum Outcome {
 
 /// Why an op has no answer. What it says is for people.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-#[non_exhaustive]
 pub enum Trouble {
     /// Nothing has changed, and it may be asked again.
     #[error("the store is not available: {0}")]
