@@ -75,7 +75,7 @@ pub enum Op {
         range: Range,
         /// From behind this name on; from the first, if there is none.
         after: Option<Name>,
-        /// Rows, at most [`PAGE_MAX`].
+        /// Rows, at most [`PAGE_MAX`]; a page may have fewer, though there are more behind it.
         limit: usize,
     },
     /// Removes tombstones that were written before `before_ms`, at most

@@ -13,6 +13,7 @@ pub struct Page {
     limit: usize,
     rows: Vec<Result<Record, Corrupt>>,
     last: Option<Name>,
+    seen: usize,
     bytes: usize,
     full: bool,
 }
@@ -21,7 +22,7 @@ impl Page {
     /// An empty page of `range` for `limit` rows.
     #[must_use]
     pub fn new(range: Range, limit: usize) -> Self {
-        Self { range, limit, rows: Vec::new(), last: None, bytes: 0, full: false }
+        Self { range, limit, rows: Vec::new(), last: None, seen: 0, bytes: 0, full: false }
     }
 
     /// Takes in the row that lies under `name` as `bytes`; says whether there is room for another one.
@@ -37,8 +38,10 @@ impl Page {
             self.rows.push(row);
         }
         self.last = Some(name);
+        // Those that are left out count, so that whoever fetches as many rows as there is room for has a full page.
+        self.seen += 1;
         self.bytes += bytes;
-        self.full = self.rows.len() >= self.limit || self.bytes >= PAGE_BYTES_MAX;
+        self.full = self.seen >= self.limit || self.bytes >= PAGE_BYTES_MAX;
         !self.full
     }
 
@@ -57,36 +60,40 @@ pub struct Verify {
     sound: usize,
     corrupt: Vec<Corrupt>,
     last: Option<Name>,
+    bytes: usize,
+    full: bool,
 }
 
 impl Verify {
     /// An empty page for `limit` rows.
     #[must_use]
     pub fn new(limit: usize) -> Self {
-        Self { limit, sound: 0, corrupt: Vec::new(), last: None }
+        Self { limit, sound: 0, corrupt: Vec::new(), last: None, bytes: 0, full: false }
     }
 
     /// Takes in the row that lies under `name` as `bytes`; says whether there is room for another one.
     pub fn push(&mut self, name: &[u8], bytes: &[u8]) -> bool {
         let (name, row) = looked(name, bytes);
-        self.push_row(name, row)
+        self.push_row(name, row, bytes.len())
     }
 
-    /// The same for one that was checked before.
-    pub fn push_row(&mut self, name: Name, row: Result<(), Corrupt>) -> bool {
+    /// The same for one that was checked before, and whose record has `bytes` bytes.
+    pub fn push_row(&mut self, name: Name, row: Result<(), Corrupt>, bytes: usize) -> bool {
         match row {
             Ok(()) => self.sound += 1,
             Err(corrupt) => self.corrupt.push(corrupt),
         }
         self.last = Some(name);
-        self.sound + self.corrupt.len() < self.limit
+        self.bytes += bytes;
+        let rows = self.sound + self.corrupt.len();
+        self.full = rows >= self.limit || self.bytes >= PAGE_BYTES_MAX;
+        !self.full
     }
 
     /// The page, when there are no more rows or it is full.
     #[must_use]
     pub fn finish(self) -> Answer {
-        let full = self.sound + self.corrupt.len() >= self.limit;
-        let next = if full { self.last } else { None };
+        let next = if self.full { self.last } else { None };
         Answer::Verified { sound: self.sound, corrupt: self.corrupt, next }
     }
 }
