@@ -9,5 +9,6 @@
 pub mod coordinator;
 mod part;
 mod server;
+pub mod store;
 
 pub use server::{Server, ServerError};

@@ -1,8 +1,8 @@
 //! The server: how it is reached, and one session with it.
 //!
 //! # Invariants
-//! - **PG1** A session gives up by itself: whatever a statement waits for, it ends before [`ASK_MAX`] has passed, and a
-//!   transaction whose client has stopped is rolled back by the server. So no lock is held for long.
+//! - **PG1** A session gives up by itself: whatever a statement waits for, it ends after a while, a coordinator's before
+//!   [`ASK_MAX`] has passed, and a transaction whose client has stopped is rolled back by the server. So no lock is held for long.
 //! - **PG2** What is committed is on the server's disk, whatever the server's own default is.
 //!
 //! # Not here
@@ -29,17 +29,25 @@ use tokio_rustls::TlsConnector;
 
 /// How long connecting may take, for each address.
 const CONNECT_MAX: Duration = Duration::from_secs(1);
-/// How long the server works at a statement.
-const STATEMENT_MS_MAX: u64 = 1500;
-/// How long a statement waits for a lock.
-const LOCK_MS_MAX: u64 = 1000;
-/// How long a transaction waits for its client's next statement.
-const IDLE_MS_MAX: u64 = 1000;
+/// How long a session's statements may take.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    /// How long the server works at a statement.
+    pub(crate) statement_ms_max: u64,
+    /// How long a statement waits for a lock.
+    pub(crate) lock_ms_max: u64,
+    /// How long a transaction waits for its client's next statement.
+    pub(crate) idle_ms_max: u64,
+}
+
+/// Those of a coordinator.
+pub(crate) const ASKS: Limits =
+    Limits { statement_ms_max: 1500, lock_ms_max: 1000, idle_ms_max: 1000 };
 /// After how long a silent connection is asked whether it is there.
 const KEEP_ALIVE: Duration = Duration::from_secs(2);
 
-const _: () = assert!((STATEMENT_MS_MAX as u128) < ASK_MAX.as_millis(), "PG1");
-const _: () = assert!(LOCK_MS_MAX < STATEMENT_MS_MAX, "the better reason comes first");
+const _: () = assert!((ASKS.statement_ms_max as u128) < ASK_MAX.as_millis(), "PG1");
+const _: () = assert!(ASKS.lock_ms_max < ASKS.statement_ms_max, "the better reason comes first");
 
 /// How a server is reached.
 #[derive(Clone)]
@@ -93,8 +101,12 @@ impl Server {
         Ok(Self { config, tls: files })
     }
 
-    /// Opens a session, and lets `hints` say when a part of `channel` called `topic` was notified.
-    pub(crate) async fn connect(&self, told: Told) -> Result<Session, tokio_postgres::Error> {
+    /// Opens a session, and tells whoever is to be `told` what the server notifies.
+    pub(crate) async fn connect(
+        &self,
+        limits: Limits,
+        told: Option<Told>,
+    ) -> Result<Session, tokio_postgres::Error> {
         let session = match &self.tls {
             None => {
                 let (client, connection) = self.config.connect(NoTls).await?;
@@ -105,9 +117,10 @@ impl Server {
                 Session { client, task: tokio::spawn(drive(connection, told)) }
             }
         };
+        let Limits { statement_ms_max, lock_ms_max, idle_ms_max } = limits;
         let settings = format!(
-            "SET statement_timeout = {STATEMENT_MS_MAX}; SET lock_timeout = {LOCK_MS_MAX}; \
-             SET idle_in_transaction_session_timeout = {IDLE_MS_MAX}; SET synchronous_commit = on; \
+            "SET statement_timeout = {statement_ms_max}; SET lock_timeout = {lock_ms_max}; \
+             SET idle_in_transaction_session_timeout = {idle_ms_max}; SET synchronous_commit = on; \
              SET default_transaction_isolation = 'read committed'"
         );
         session.client.batch_execute(&settings).await?;
@@ -166,12 +179,13 @@ impl Drop for Session {
     }
 }
 
-async fn drive<S>(mut connection: Connection<Socket, S>, told: Told)
+async fn drive<S>(mut connection: Connection<Socket, S>, told: Option<Told>)
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     while let Some(Ok(message)) = std::future::poll_fn(|cx| connection.poll_message(cx)).await {
         if let AsyncMessage::Notification(notification) = message
+            && let Some(told) = &told
             && notification.payload() == told.topic
         {
             told.hints.say_changed();

@@ -99,7 +99,7 @@ fn a_change_that_waits_for_a_lock_fails_soon_and_renewals_go_on() {
     let node = NodeId::new(1);
     assert_eq!(one.renew(node, b"", LONG), Answer::Renewed { number: 0 });
     // Whoever holds the row of the view, as one would that was stopped amid a change.
-    let holder = subject.0.hold("SELECT FROM epicserver.view FOR UPDATE");
+    let holder = subject.0.hold("SELECT FROM epicserver.view FOR UPDATE", "ROLLBACK");
     let change = one.change(0, b"view", &[]);
     assert!(
         matches!(&change, Answer::Failed { why } if why.contains("lock timeout")),

@@ -11,7 +11,7 @@ use epicserver_coordinator::{Answer, Ask, Hints};
 use tokio::time::Instant;
 
 use super::asks::{Asks, PART, TOPICS};
-use crate::server::{Server, Session, Told, why};
+use crate::server::{ASKS, Server, Session, Told, why};
 
 /// How long to wait after a session could not be opened, at first and at the most; up to half as long again, so that not all
 /// nodes of a fabric come back at once.
@@ -101,7 +101,8 @@ impl Line {
 
     async fn open(&self) -> Result<Session, String> {
         let told = Told { hints: self.hints.clone(), topic: self.asks.fabric().to_owned() };
-        let mut session = self.server.connect(told).await.map_err(|error| why(&error))?;
+        let mut session =
+            self.server.connect(ASKS, Some(told)).await.map_err(|error| why(&error))?;
         PART.prepare(&mut session.client).await?;
         self.asks.prepare(&session.client).await.map_err(|error| why(&error))?;
         // Without notices there are no hints, which nobody relies on; some servers that speak the protocol have none.

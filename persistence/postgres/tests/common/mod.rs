@@ -100,7 +100,7 @@ impl Database {
     }
 
     /// A connection past the proxy, once the server has started.
-    async fn connect(&self) -> tokio_postgres::Client {
+    pub(crate) async fn connect(&self) -> tokio_postgres::Client {
         let to = format!("host=127.0.0.1 port={} user=postgres dbname={}", self.port(), self.name);
         loop {
             match tokio_postgres::connect(&to, tokio_postgres::NoTls).await {
@@ -123,8 +123,8 @@ pub(crate) struct Holder {
 }
 
 impl Database {
-    /// Has `statement` carried out in a transaction that stays open.
-    pub(crate) fn hold(&self, statement: &'static str) -> Holder {
+    /// Has `statement` carried out in a transaction that stays open, and ends by `end_by`.
+    pub(crate) fn hold(&self, statement: &'static str, end_by: &'static str) -> Holder {
         let of = self.clone();
         let (held, wait) = std::sync::mpsc::channel();
         let (done, end) = std::sync::mpsc::channel::<()>();
@@ -137,7 +137,7 @@ impl Database {
                 held.send(()).expect("somebody waits");
                 // The end of the channel is what ends the transaction.
                 let _end = end.recv();
-                client.batch_execute("ROLLBACK").await.expect("it ends");
+                client.batch_execute(end_by).await.expect("it ends");
             });
         });
         wait.recv().expect("it holds");
