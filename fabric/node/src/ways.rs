@@ -90,8 +90,9 @@ impl Core {
             Step::Go => return Some(posted),
             Step::Wait(lane) => {
                 self.ask_unless_asked(desk, lane);
-                // What was given back elsewhere was made before what has never left.
-                let put = if posted.tried.is_some() { Passage::give_back } else { Passage::wait };
+                // What was given back elsewhere was made before what has never left, and after what has left by this
+                // way and may still be given back.
+                let put = if posted.tried.is_some() { Passage::wait_again } else { Passage::wait };
                 self.stand(desk, posted, put, lane);
             }
             Step::Try(Lane::Here(shard)) if shard == self.shard_id() => {

@@ -7,7 +7,8 @@
 //! somebody there may wait for them.
 //!
 //! # Invariants
-//! - **PA1** What was given back is taken out in the order in which it came, and before what has waited here.
+//! - **PA1** What was given back is taken out in the order in which it came, then what others gave back before, which
+//!   may not have been said here yet, then what has waited here.
 //! - **PA2** Nothing is taken out while a flush is unanswered: something may still be given back.
 //! - **PA3** Each flush has one answer.
 //!
@@ -70,6 +71,7 @@ pub struct Passage<W> {
     tried: bool,
     emptying: Emptying,
     returned: VecDeque<W>,
+    moved: VecDeque<W>,
     waiting: VecDeque<W>,
 }
 
@@ -83,6 +85,7 @@ impl<W> Default for Passage<W> {
             tried: false,
             emptying: Emptying::default(),
             returned: VecDeque::new(),
+            moved: VecDeque::new(),
             waiting: VecDeque::new(),
         }
     }
@@ -169,18 +172,23 @@ impl<W> Passage<W> {
     /// How much waits.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.returned.len() + self.waiting.len()
+        self.returned.len() + self.moved.len() + self.waiting.len()
     }
 
     /// Whether nothing waits.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.returned.is_empty() && self.waiting.is_empty()
+        self.len() == 0
     }
 
     /// Something waits from now on.
     pub fn wait(&mut self, one: W) {
         self.waiting.push_back(one);
+    }
+
+    /// Something that another shard gave back waits from now on.
+    pub fn wait_again(&mut self, one: W) {
+        self.moved.push_back(one);
     }
 
     /// Something was given back.
@@ -191,7 +199,7 @@ impl<W> Passage<W> {
     /// Takes out those that `goes` says yes to.
     pub fn extract(&mut self, goes: impl Fn(&W) -> bool) -> Vec<W> {
         let mut gone = Vec::new();
-        for list in [&mut self.returned, &mut self.waiting] {
+        for list in [&mut self.returned, &mut self.moved, &mut self.waiting] {
             for one in std::mem::take(list) {
                 if goes(&one) { gone.push(one) } else { list.push_back(one) }
             }
@@ -201,9 +209,8 @@ impl<W> Passage<W> {
 
     /// Takes out all that waits (**PA1**).
     pub fn take(&mut self) -> impl Iterator<Item = W> + use<W> {
-        let (returned, waiting) =
-            (std::mem::take(&mut self.returned), std::mem::take(&mut self.waiting));
-        returned.into_iter().chain(waiting)
+        let lists = [&mut self.returned, &mut self.moved, &mut self.waiting].map(std::mem::take);
+        lists.into_iter().flatten()
     }
 }
 
@@ -238,6 +245,7 @@ mod tests {
         passage.wait(4);
         passage.give_back(2);
         passage.wait(5);
+        assert_eq!(passage.len(), 5);
         assert_eq!(passage.verdict(2, A, false), Verdict::Wait);
         assert_eq!(passage.extract(|one| *one == 5), [5]);
         assert_eq!(passage.flushed(2, Emptying::default()), Ok(true));
@@ -245,6 +253,18 @@ mod tests {
         assert!(passage.is_empty());
         assert_eq!(passage.verdict(2, A, false), Verdict::Clear);
         assert_eq!(passage.verdict(3, A, false), Verdict::Wait, "it was lost again");
+    }
+
+    #[test]
+    fn pa1_what_left_and_was_given_back_comes_before_what_had_been_given_back_and_had_not_left() {
+        let mut passage = Passage::default();
+        passage.ask();
+        passage.wait(4);
+        passage.wait_again(2);
+        passage.wait_again(3);
+        passage.give_back(1);
+        assert_eq!(passage.flushed(2, Emptying::default()), Ok(true));
+        assert_eq!(passage.take().collect::<Vec<u32>>(), [1, 2, 3, 4]);
     }
 
     #[test]

@@ -254,8 +254,9 @@ mod tests {
         // Calls that passed one which had come back; long sleeps, a restart that was evicted, a section held for long,
         // a call between two shards of which one was evicted first.
         let order = [143, 1_004_499_098_039, 936_709_893_337, 19_228_940_951_838];
+        let returned = [791_798_752_698, 606_402_428_506];
         let others = [5317, 1_004_499_096_840, 1_004_499_098_745, 936_709_892_475];
-        for seed in order.into_iter().chain(others) {
+        for seed in order.into_iter().chain(returned).chain(others) {
             assert_eq!(run(seed, None, None).violation, None, "{}", replay_line(seed, None, None));
         }
     }
