@@ -126,6 +126,16 @@ impl Job {
         Err(Error::Wrong(format!("on {machine}, ended with {status}: {script}\n{text}")))
     }
 
+    /// Waits for the end of tests, which must pass, and gives the line that says so.
+    ///
+    /// # Errors
+    /// As [`succeed`](Self::succeed).
+    pub fn passes(self, limit: Duration) -> Result<String> {
+        let said = self.succeed(limit)?;
+        let result = said.lines().find(|line| line.starts_with("test result:"));
+        Ok(result.unwrap_or("no result").to_owned())
+    }
+
     /// Ends it and all that it started, at once.
     pub fn kill(&self) {
         (self.ender.0)();

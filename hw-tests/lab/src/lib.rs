@@ -17,6 +17,7 @@ mod kernel;
 mod lab;
 mod machine;
 pub mod nodes;
+pub mod plays;
 mod report;
 mod vm;
 

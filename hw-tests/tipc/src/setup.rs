@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use epicserver_lab::plays::expect;
 use epicserver_lab::{Error, Machine, Report, Result, nodes};
 
 use crate::SHORT;
@@ -40,7 +41,7 @@ pub(crate) fn doctor(report: &mut Report, programs: &Programs, machine: &Machine
         let said = machine.run(&doctor, SHORT)?;
         let lines = said.lines().filter(|line| line.starts_with("tipc"));
         let lacking: Vec<&str> = lines.filter(|line| line.contains("lacks")).collect();
-        expect(lacking.is_empty() && said.contains("ready for"), &lacking.join("; "))?;
+        expect(lacking.is_empty() && said.contains("ready for"), lacking.join("; "))?;
         Ok(said.lines().last().unwrap_or_default().to_owned())
     });
 }
@@ -53,15 +54,6 @@ fn refused(programs: &Programs, machine: &Machine) -> Result<String> {
         return Err(Error::Wrong("a node served without TIPC".to_owned()));
     }
     Ok(ended.stderr.trim().to_owned())
-}
-
-/// What is expected of what somebody said.
-fn expect(holds: bool, said: &str) -> Result<String> {
-    if holds {
-        Ok(said.to_owned())
-    } else {
-        Err(Error::Wrong(format!("it says no more than: {said}")))
-    }
 }
 
 /// Sets TIPC up over the wire between machines.

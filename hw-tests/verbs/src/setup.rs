@@ -1,6 +1,7 @@
 //! Setting SoftRoCE up, and what a node says where something is missing.
 
-use epicserver_lab::{Error, Machine, Report, Result, nodes};
+use epicserver_lab::plays::expect;
+use epicserver_lab::{Machine, Report, Result, nodes};
 
 use crate::SHORT;
 use crate::programs::Programs;
@@ -43,7 +44,7 @@ pub(crate) fn without_a_device(report: &mut Report, programs: &Programs, machine
             let called = machine.ask(&format!("{SETTINGS}; TALLY=time exec {tally} run"), SHORT)?;
             server.kill();
             let told = called.stderr.contains("verbs unavailable: ");
-            expect(told && called.stdout.contains(" ns, median"), &called.text())?;
+            expect(told && called.stdout.contains(" ns, median"), called.text())?;
             Ok(said(&called.stderr, "verbs unavailable: "))
         },
     );
@@ -56,7 +57,7 @@ pub(crate) fn doctor(report: &mut Report, programs: &Programs, machine: &Machine
         let text = machine.run(&doctor, SHORT)?;
         let lines = text.lines().filter(|line| line.starts_with("verbs"));
         let lacking: Vec<&str> = lines.filter(|line| line.contains("lacks")).collect();
-        expect(lacking.is_empty() && text.contains("ready for"), &lacking.join("; "))?;
+        expect(lacking.is_empty() && text.contains("ready for"), lacking.join("; "))?;
         Ok(text.lines().last().unwrap_or_default().to_owned())
     });
 }
@@ -68,13 +69,13 @@ pub(crate) fn refusals(report: &mut Report, programs: &Programs, machine: &Machi
         let index = "EPICSERVER_NETWORK__VERBS__GID_INDEX=200";
         let ended = machine.ask(&format!("{SETTINGS} {index} {IN_VAIN} {tally} serve"), SHORT)?;
         let line = said(&ended.stderr, "verbs unavailable: ");
-        expect(line.contains("no GID at index 200") && line.contains("RoCE v2"), &ended.text())
+        expect(line.contains("no GID at index 200") && line.contains("RoCE v2"), ended.text())
     });
     report.case("a device that is not there is named, with those that are", || {
         let device = "EPICSERVER_NETWORK__VERBS__DEVICE=mlx5_9";
         let ended = machine.ask(&format!("{SETTINGS} {device} {IN_VAIN} {tally} serve"), SHORT)?;
         let line = said(&ended.stderr, "verbs unavailable: ");
-        expect(line.contains("mlx5_9") && line.contains("rxe0"), &ended.text())
+        expect(line.contains("mlx5_9") && line.contains("rxe0"), ended.text())
     });
     report.case("a process that may pin too little is told how to let it", || {
         // Nobody who may do what root may is bound by the limit.
@@ -88,22 +89,13 @@ pub(crate) fn refusals(report: &mut Report, programs: &Programs, machine: &Machi
         );
         let ended = machine.ask(&script, SHORT)?;
         let line = said(&ended.stderr, "verbs unavailable: ");
-        expect(line.contains("ibv_reg_mr") && line.contains("memlock"), &ended.text())
+        expect(line.contains("ibv_reg_mr") && line.contains("memlock"), ended.text())
     });
 }
 
 /// The line of `text` in which `what` stands.
 fn said(text: &str, what: &str) -> String {
     text.lines().find(|line| line.contains(what)).unwrap_or_default().trim().to_owned()
-}
-
-/// What is expected of what somebody said.
-fn expect(holds: bool, said: &str) -> Result<String> {
-    if holds {
-        Ok(said.to_owned())
-    } else {
-        Err(Error::Wrong(format!("it says no more than: {said}")))
-    }
 }
 
 /// Sets SoftRoCE up over the wire between machines, on machine `number`.
