@@ -11,7 +11,7 @@
 //! Which view counts.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::directory::Directory;
 use crate::fields::Unread;
@@ -41,10 +41,14 @@ impl std::fmt::Debug for Atlas {
 }
 
 impl Atlas {
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The directory of members with these `shares`, which are by id, each once (**AT1**).
     #[must_use]
     pub fn of(&self, shares: &[Share]) -> Arc<Directory> {
-        let kept = &mut self.0.lock().unwrap_or_else(PoisonError::into_inner).directories;
+        let kept = &mut self.kept().directories;
         let found = kept.iter().position(|directory| directory.members_shares() == shares);
         let directory = match found.and_then(|at| kept.remove(at)) {
             Some(directory) => directory,
@@ -62,7 +66,7 @@ impl Atlas {
     /// The same view, once for all who have it.
     #[must_use]
     pub fn view(&self, view: View) -> Arc<View> {
-        let kept = &mut self.0.lock().unwrap_or_else(PoisonError::into_inner).views;
+        let kept = &mut self.kept().views;
         if let Some(known) = kept.iter().find(|known| ***known == view) {
             return Arc::clone(known);
         }
@@ -77,13 +81,13 @@ impl Atlas {
     /// # Errors
     /// [`Unread`] if they say none.
     pub fn read(&self, bytes: &[u8]) -> Result<Arc<View>, Unread> {
-        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = self.kept();
         if let Some((_, view)) = kept.read.iter().find(|(known, _)| **known == *bytes) {
             return Ok(Arc::clone(view));
         }
         drop(kept);
         let view = self.view(View::read(bytes)?);
-        let read = &mut self.0.lock().unwrap_or_else(PoisonError::into_inner).read;
+        let read = &mut self.kept().read;
         read.push_front((bytes.into(), Arc::clone(&view)));
         read.truncate(CHANGES_MAX);
         Ok(view)
@@ -92,7 +96,7 @@ impl Atlas {
     /// The view to which `delta` leads from `before`, if it leads anywhere from there (**AT2**).
     #[must_use]
     pub fn after(&self, before: &Arc<View>, delta: &Delta) -> Option<Arc<View>> {
-        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = self.kept();
         let known = |(from, by, _): &&(Arc<View>, Delta, Arc<View>)| {
             Arc::ptr_eq(from, before) && by == delta
         };
@@ -101,7 +105,7 @@ impl Atlas {
         }
         drop(kept);
         let view = self.view(delta.apply(before)?);
-        let applied = &mut self.0.lock().unwrap_or_else(PoisonError::into_inner).applied;
+        let applied = &mut self.kept().applied;
         applied.push_front((Arc::clone(before), delta.clone(), Arc::clone(&view)));
         applied.truncate(CHANGES_MAX);
         Some(view)

@@ -150,7 +150,7 @@ impl Fabric {
         self.nodes.clear();
         let entries = journal::read(&node::journal(&self.folder))?;
         let refused = journal::refused(&entries);
-        let wrong = journal::check(&entries, &self.done);
+        let wrong = journal::check(&entries, &refused, &self.done);
         println!(
             "  {} turns were written down, {} calls ended; refused for their fence: {}",
             entries.len() - refused.len(),

@@ -70,17 +70,16 @@ pub(crate) fn refused(entries: &[Entry]) -> Vec<Entry> {
     entries.iter().filter(late).copied().collect()
 }
 
-/// What does not fit, at most a few of each kind:
+/// What does not fit, at most a few of each kind, where `refused` are those that are [refused](refused()):
 /// - a process has begun no turn after it was replaced: no more than one of its lines is refused;
 /// - of the others each owner's turns of one entity are of one node and counted without a gap or a repeat: it was alive
 ///   in one place at a time;
 /// - no call ran twice, each that was answered ran as its answer says, none of them was refused, and none that "did not
 ///   run" did.
-pub(crate) fn check(entries: &[Entry], calls: &[Done]) -> Vec<String> {
+pub(crate) fn check(entries: &[Entry], refused: &[Entry], calls: &[Done]) -> Vec<String> {
     let mut wrong = Wrong::default();
-    let refused = refused(entries);
     let mut stopped: HashMap<u32, Entry> = HashMap::new();
-    for entry in &refused {
+    for entry in refused {
         if let Some(before) = stopped.insert(entry.node, *entry) {
             wrong.note("turns of an owner that had been replaced", format!("{before:?} {entry:?}"));
         }
@@ -157,6 +156,10 @@ mod tests {
         Done { call, key: 1, relayed: false, began: Instant::now(), took: Duration::ZERO, outcome }
     }
 
+    fn checked(entries: &[Entry], calls: &[Done]) -> Vec<String> {
+        check(entries, &refused(entries), calls)
+    }
+
     #[test]
     fn a_line_reads_as_it_was_written() {
         let entry = Entry { call: 1 << 40, key: 2, fence: 3, count: 4, node: 5 };
@@ -166,19 +169,19 @@ mod tests {
     #[test]
     fn one_owner_after_another_is_as_it_should_be() {
         let entries = [entry(1, 1, 1, 0), entry(2, 1, 2, 0), entry(3, 2, 1, 1)];
-        assert_eq!(check(&entries, &[answered(2, 1, 2, 0), answered(3, 2, 1, 1)]), [""; 0]);
+        assert_eq!(checked(&entries, &[answered(2, 1, 2, 0), answered(3, 2, 1, 1)]), [""; 0]);
     }
 
     #[test]
     fn a_turn_that_was_under_way_is_refused_when_it_ends_under_a_later_owner() {
         let entries = [entry(1, 1, 1, 0), entry(2, 2, 1, 1), entry(3, 1, 2, 0)];
         assert_eq!(refused(&entries), entries[2..]);
-        assert_eq!(check(&entries, &[]), [""; 0]);
+        assert_eq!(checked(&entries, &[]), [""; 0]);
     }
 
     #[test]
     fn each_thing_that_does_not_fit_is_told() {
-        let told = |entries: &[Entry], calls: &[Done]| check(entries, calls).concat();
+        let told = |entries: &[Entry], calls: &[Done]| checked(entries, calls).concat();
         let late = [entry(1, 2, 1, 1), entry(2, 1, 1, 0), entry(3, 1, 2, 0)];
         assert!(told(&late, &[]).contains("had been replaced"));
         assert!(told(&late[..2], &[answered(2, 1, 1, 0)]).contains("did not run so"));
