@@ -35,9 +35,13 @@ impl Report {
 
     /// Runs one case; what it returns is printed in the table.
     pub fn case(&mut self, name: &str, run: impl FnOnce() -> Result<String>) {
-        if !self.wants(name) {
-            return;
+        if self.wants(name) {
+            self.always(name, run);
         }
+    }
+
+    /// The same, whatever cases were asked for: what no case can do without.
+    pub fn always(&mut self, name: &str, run: impl FnOnce() -> Result<String>) {
         say(&format!("--- {name}"));
         let began = Instant::now();
         let result = run();
