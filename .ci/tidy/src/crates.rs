@@ -3,7 +3,7 @@
 //! # Invariants
 //! - Nothing in `fabric/` depends on anything of ours outside it, nor on a crate that reaches a clock, thread, socket
 //!   or file. `wire` knows none of ours; `proto` and `entity` do not know each other.
-//! - A transport sees only `link` and `wire`; what keeps state or views (a store, a coordinator, or both) only `store`,
+//! - A transport sees only `link` and `wire`; what keeps state or views (a store, a coordinator, or both) only `store`, `record`,
 //!   `coordinator` and `wire`.
 //! - `coordinator` sees only `wire` and `proto`, whose data types it passes on.
 //! - Only the façade names a concrete transport, store or coordinator that needs a server.
@@ -47,7 +47,8 @@ const FACADE: &str = "runtime/epicserver";
 const COORDINATOR: &str = "runtime/coordinator";
 
 /// What crates that keep state or views may see of ours.
-const SEEN_BY_KEEPERS: &[&str] = &["persistence/store", COORDINATOR, "fabric/wire"];
+const SEEN_BY_KEEPERS: &[&str] =
+    &["persistence/store", COORDINATOR, "fabric/record", "fabric/wire"];
 
 /// A dependency of the shipped crate or of its build script.
 #[derive(Debug, Clone, PartialEq, Eq)]

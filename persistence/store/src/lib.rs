@@ -23,26 +23,21 @@
 pub mod archive;
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
-mod envelope;
-pub mod judge;
 mod lane;
-pub mod limits;
 pub mod memory;
-mod name;
 mod near;
-mod op;
-mod page;
 mod wake;
 
 use std::fmt;
 
-pub use envelope::{Corrupt, Envelope, Flaw, Record, TooLong, checksum};
+pub use epicserver_record::{
+    Answer, Corrupt, Done, Envelope, Flaw, Found, Kind, Name, Op, OpId, Outcome, Owner, Page,
+    Range, Record, Row, Save, Slot, TooLong, Trouble, Verify, World, check, checksum, judge,
+    limits,
+};
 pub use lane::{Job, Lane, Ticket};
 pub use memory::Memory;
-pub use name::{Kind, Name, Range};
 pub use near::{Lanes, Near};
-pub use op::{Answer, Done, Found, Op, OpId, Outcome, Owner, Row, Save, Slot, Trouble, check};
-pub use page::{Page, Verify};
 pub use wake::Wake;
 
 /// An opened store. To drop it waits for what is being done, at the most; what its handles still wait for ends as

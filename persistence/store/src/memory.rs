@@ -10,8 +10,6 @@
 //! # Not here
 //! Anything that outlives the process. The time that an op takes: whoever steps decides.
 
-mod world;
-
 use std::collections::VecDeque;
 use std::fmt;
 use std::path::Path;
@@ -21,8 +19,9 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use crate::lane::lock;
 use crate::limits::HANDLES_MAX;
 use crate::near::is_full;
-use crate::{Answer, Done, Keeper, Name, Op, OpId, Store, TooMany, Trouble, Wake, archive, check};
-pub(crate) use world::World;
+use crate::{
+    Answer, Done, Keeper, Name, Op, OpId, Store, TooMany, Trouble, Wake, World, archive, check,
+};
 
 /// What becomes of the next op that is carried out.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]

@@ -6,12 +6,12 @@
 use std::fmt;
 
 use super::Subject;
-use crate::memory::World;
 use crate::near::is_full;
 use crate::{
     Answer, Done, Found, Keeper, Memory, Name, Op, OpId, Record, Row, Save, Slot, Store, TooMany,
     Wake, checksum,
 };
+use epicserver_record::World;
 
 /// A way to be wrong.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -1,4 +1,4 @@
-//! What a store in memory keeps, and how an op changes it: no clock, no thread, nothing that is not in the order of its names.
+//! What a store keeps, and how an op changes it: no clock, no thread, nothing that is not in the order of its names.
 //!
 //! # Invariants
 //! - **MW1** An op that ends in [`Trouble`] has changed nothing.
@@ -15,14 +15,19 @@ use crate::{Answer, Found, Name, Op, Outcome, Owner, Record, Row, Save, Slot, Tr
 
 /// All that is kept.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct World {
-    pub(crate) rows: BTreeMap<Name, Vec<u8>>,
-    pub(crate) owners: BTreeMap<Slot, Owner>,
+pub struct World {
+    /// Rows, by name; each holds a record, unless somebody has spoiled it.
+    pub rows: BTreeMap<Name, Vec<u8>>,
+    /// Who has claimed which slot.
+    pub owners: BTreeMap<Slot, Owner>,
 }
 
 impl World {
     /// Carries `op` out, unless it is one of those that need a file.
-    pub(crate) fn carry_out(&mut self, op: Op) -> Result<Answer, Trouble> {
+    ///
+    /// # Errors
+    /// [`Trouble::Refused`] if it is.
+    pub fn carry_out(&mut self, op: Op) -> Result<Answer, Trouble> {
         match op {
             Op::Claim { owner, slots } => {
                 let refused = slots.into_iter().filter_map(|slot| self.claim(slot, owner));
