@@ -13,11 +13,13 @@ use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::rc::Rc;
 
-use epicserver_wire::EntityId;
+use epicserver_wire::{EntityId, Out};
 
 use crate::At;
+use crate::desk::current;
 use crate::entity::Entity;
 use crate::running::Activation;
+use crate::saving::{Stored, Unreadable, Unsaved};
 
 /// Where an activation stands in its shard's table.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
@@ -44,18 +46,30 @@ impl Place {
 pub struct StateCell<T> {
     id: EntityId,
     place: Cell<Place>,
+    /// Whether whoever hosts it is told of changes.
+    watched: Cell<bool>,
+    /// It has changed since it was watched; true where nobody watches.
+    changed: Cell<bool>,
     state: RefCell<Option<T>>,
 }
 
 impl<T: Entity> StateCell<T> {
     /// A cell without a state.
     pub(crate) fn new(id: EntityId) -> Self {
-        Self { id, place: Cell::new(Place::NONE), state: RefCell::new(None) }
+        Self {
+            id,
+            place: Cell::new(Place::NONE),
+            watched: Cell::new(false),
+            changed: Cell::new(true),
+            state: RefCell::new(None),
+        }
     }
 
     /// A cell with `state`.
     pub(crate) fn with_state(id: EntityId, state: T) -> Self {
-        Self { id, place: Cell::new(Place::NONE), state: RefCell::new(Some(state)) }
+        let cell = Self::new(id);
+        cell.set_state(state);
+        cell
     }
 
     pub(crate) fn id(&self) -> &EntityId {
@@ -75,10 +89,33 @@ impl<T: Entity> StateCell<T> {
         let Ok(mut state) = self.state.try_borrow_mut() else {
             panic!("`with` was called inside `with`, or while `exclusive` runs, on {:?}", self.id)
         };
-        let Some(state) = state.as_mut() else {
-            panic!("the state of {:?} is used before its activate hook has returned it", self.id)
-        };
+        let Some(state) = state.as_mut() else { self.is_early() };
+        if !self.changed.replace(true) {
+            self.tell();
+        }
         turn(state)
+    }
+
+    /// Runs `turn` on the state, which it does not change.
+    pub(crate) fn look<R>(&self, turn: impl FnOnce(&T) -> R) -> R {
+        let Ok(state) = self.state.try_borrow() else {
+            panic!("`with` was called inside `with`, or while `exclusive` runs, on {:?}", self.id)
+        };
+        let Some(state) = state.as_ref() else { self.is_early() };
+        turn(state)
+    }
+
+    #[cold]
+    fn is_early(&self) -> ! {
+        panic!("the state of {:?} is used before its activate hook has returned it", self.id)
+    }
+
+    /// The host is told of a change.
+    #[cold]
+    fn tell(&self) {
+        if let Some(desk) = current() {
+            desk.host().changed(self.place());
+        }
     }
 
     /// Runs `section` with the state borrowed until it ends (**E2**).
@@ -87,13 +124,24 @@ impl<T: Entity> StateCell<T> {
         reason = "E2: admission keeps every other turn out"
     )]
     pub(crate) async fn hold<R>(&self, section: impl AsyncFnOnce(&mut T) -> R) -> R {
+        let _told_when_the_state_is_free = EndOfSection(self);
         let Ok(mut state) = self.state.try_borrow_mut() else {
             panic!("`exclusive` was called inside `with` on {:?}", self.id)
         };
-        let Some(state) = state.as_mut() else {
-            panic!("the state of {:?} is used before its activate hook has returned it", self.id)
-        };
+        let Some(state) = state.as_mut() else { self.is_early() };
         section(state).await
+    }
+}
+
+/// The end of a section, however it comes: what it has changed can be saved from now on.
+struct EndOfSection<'a, T: Entity>(&'a StateCell<T>);
+
+impl<T: Entity> Drop for EndOfSection<'_, T> {
+    fn drop(&mut self) {
+        if self.0.watched.get() {
+            self.0.changed.set(true);
+            self.0.tell();
+        }
     }
 }
 
@@ -117,6 +165,20 @@ pub trait AnyCell: Any + fmt::Debug {
     fn has_state(&self) -> bool;
     /// Runs the `#[deactivate]` hook, if there is a state.
     fn deactivate(self: Rc<Self>);
+    /// Puts in the state that was stored, and runs the `#[loaded]` hook.
+    ///
+    /// # Errors
+    /// [`Unreadable`]; there is no state then.
+    fn load(self: Rc<Self>, stored: Stored<'_>) -> Result<(), Unreadable>;
+    /// Writes the state.
+    ///
+    /// # Errors
+    /// [`Unsaved`].
+    fn write(&self, out: &mut Out<'_>) -> Result<(), Unsaved>;
+    /// The host is told of the next change from now on.
+    fn watch(&self);
+    /// Whether the state may have changed since it was watched.
+    fn has_changed(&self) -> bool;
     /// Bytes of the activation that the memory budget counts, the state's heap included.
     fn bytes(&self) -> usize;
 }
@@ -157,6 +219,28 @@ impl<T: Entity> AnyCell for StateCell<T> {
             let at = At::new(Rc::clone(&self));
             self.with(|state| state.deactivate(at));
         }
+    }
+
+    fn load(self: Rc<Self>, stored: Stored<'_>) -> Result<(), Unreadable> {
+        let mut state = T::read(stored)?;
+        state.loaded(At::new(Rc::clone(&self)));
+        self.set_state(state);
+        Ok(())
+    }
+
+    fn write(&self, out: &mut Out<'_>) -> Result<(), Unsaved> {
+        let state = self.state.try_borrow().map_err(|_| Unsaved::Held)?;
+        let state = state.as_ref().ok_or(Unsaved::Nothing)?;
+        out.put(state).map_err(|_| Unsaved::Malformed)
+    }
+
+    fn watch(&self) {
+        self.watched.set(true);
+        self.changed.set(false);
+    }
+
+    fn has_changed(&self) -> bool {
+        self.changed.get()
     }
 
     fn bytes(&self) -> usize {

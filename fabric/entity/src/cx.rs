@@ -5,7 +5,7 @@
 //!   turn) or in an exclusive section.
 //!
 //! # Not here
-//! `save` and `fence`: they come with stores and ownership.
+//! What becomes of what is asked: the host decides.
 
 use std::fmt;
 use std::future::Future;
@@ -160,6 +160,25 @@ impl<T: Entity> At<T> {
     pub fn deactivate(&self) {
         let desk = desk();
         desk.host().submit(&desk, None, Syscall::Deactivate);
+    }
+
+    /// Waits until all that has changed in the entity's state so far is durable. Where nothing is saved (the type
+    /// is `saved = "never"`, or the node has no store) that is at once.
+    ///
+    /// Given up, it is saved all the same. Not to be awaited in an exclusive section: the state is not saved before
+    /// that ends.
+    ///
+    /// # Errors
+    /// [`ErrorKind::StoreUnavailable`] if the store did not take it. It stays to be saved, and may have been.
+    pub fn save(&self) -> Ask<()> {
+        Ask::new(Syscall::Save, |answer| (answer == Answer::Done).then_some(()))
+    }
+
+    /// Deletes the entity: once nothing of this activation runs any more it is collected, and its stored state is
+    /// replaced by a tombstone. A later call makes a new entity.
+    pub fn delete(&self) {
+        let desk = desk();
+        desk.host().submit(&desk, None, Syscall::Delete);
     }
 
     /// The lock of this entity that is called `name`.

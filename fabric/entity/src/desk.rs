@@ -164,6 +164,9 @@ pub trait Host {
         running: Box<dyn Running>,
         token: Token,
     ) -> Result<Option<Request>, CallError>;
+    /// The state of the activation at `place` has changed for the first time since it was [watched](AnyCell::watch), or
+    /// a section that may have changed it has ended.
+    fn changed(&self, place: Place);
     /// A call leaves: [`Syscall::Call`] or, without a token, [`Syscall::Tell`], in two words.
     fn call(&self, desk: &Desk, token: Option<Token>, request: Request);
     /// Any other syscall leaves. Without a token nobody waits for its answer.

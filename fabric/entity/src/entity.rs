@@ -22,6 +22,7 @@ use crate::form::Form;
 use crate::message::{Coded, Message};
 use crate::reference::Target;
 use crate::running::{Activation, Started};
+use crate::saving::{Policy, Stored, Unreadable, layout_of};
 
 /// What `#[entity]` on a struct or enum says.
 #[diagnostic::on_unimplemented(
@@ -39,6 +40,24 @@ pub trait EntityType: Coded + 'static {
     const CLASS: ClassId = ClassId::DEFAULT;
     /// How long an activation may be idle before it is collected; `None` leaves that to the node.
     const IDLE: Option<Duration> = None;
+
+    /// When its state is saved.
+    const SAVED: Policy = Policy::DEFAULT;
+    /// The version of its fields, from 1.
+    const SCHEMA: u32 = 1;
+
+    /// What its bytes are made of.
+    fn form(form: &mut Form) {
+        form.unknown();
+    }
+
+    /// The state that was stored, of whatever version.
+    ///
+    /// # Errors
+    /// [`Unreadable`].
+    fn read(stored: Stored<'_>) -> Result<Self, Unreadable> {
+        stored.current()
+    }
 
     /// The placement group of the entity with `key`, as [`EntityId::group_of`] numbers it.
     fn group(key: &Self::Key) -> Option<u64> {
@@ -64,8 +83,16 @@ pub trait Entity: EntityType {
     /// Every method that can be called.
     const METHODS: &'static [MethodInfo];
 
+    /// Whether an `#[activate]` hook makes new states; they are saved before they change.
+    const MAKES: bool = false;
+
     /// Makes the state of a new activation: by the `#[activate]` hook, or `Default`.
     fn activate(at: At<Self>) -> Activation<Self>;
+
+    /// The `#[loaded]` hook: the first turn of an activation whose state comes from a store.
+    fn loaded(&mut self, at: At<Self>) {
+        drop(at);
+    }
 
     /// The `#[deactivate]` hook: the last turn of an activation that is collected.
     fn deactivate(&mut self, at: At<Self>) {
@@ -196,6 +223,14 @@ pub struct TypeInfo {
     pub idle: Option<Duration>,
     /// Every method that can be called.
     pub methods: &'static [MethodInfo],
+    /// When its states are saved.
+    pub saved: Policy,
+    /// Whether its new states are saved before they change.
+    pub makes: bool,
+    /// The version of its fields.
+    pub schema: u32,
+    /// The hash of its fields.
+    pub layout: fn() -> u64,
     /// Makes the cell of a new activation, its state not yet in it.
     pub new_cell: fn(EntityId) -> Rc<dyn AnyCell>,
 }
@@ -210,6 +245,10 @@ impl TypeInfo {
             class: T::CLASS,
             idle: T::IDLE,
             methods: T::METHODS,
+            saved: T::SAVED,
+            makes: T::MAKES,
+            schema: T::SCHEMA,
+            layout: || layout_of(T::form),
             new_cell: |id| Rc::new(StateCell::<T>::new(id)),
         }
     }

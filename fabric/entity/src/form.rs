@@ -43,6 +43,13 @@ impl Form {
         form.text
     }
 
+    /// The form that `write` writes.
+    pub(crate) fn text_by(write: fn(&mut Self)) -> String {
+        let mut form = Self::default();
+        write(&mut form);
+        form.text
+    }
+
     /// A word: the name of a simple type, or a mark between parts.
     pub fn word(&mut self, word: &str) {
         self.text.push_str(word);

@@ -159,6 +159,18 @@ pub mod run {
         Started::Ready(call, reply)
     }
 
+    /// A method of one turn that changes nothing.
+    #[inline]
+    pub fn look<M: Method>(
+        mut call: Box<Envelope<M>>,
+        cell: &Rc<StateCell<M::Entity>>,
+        body: impl FnOnce(&M::Entity, &Rc<StateCell<M::Entity>>, M::Args) -> M::Reply,
+    ) -> Started<M> {
+        let args = call.take_args();
+        let reply = cell.look(|state| body(state, cell, args));
+        Started::Ready(call, reply)
+    }
+
     /// A method during whose waits others run.
     #[inline]
     pub fn shared<M: Method, F: Future<Output = M::Reply> + 'static>(

@@ -137,6 +137,8 @@ impl Host for ScriptHost {
 
     fn panicked(&self, _: &Desk, _: Place, _: &'static MethodInfo) {}
 
+    fn changed(&self, _: Place) {}
+
     fn leave(&self, _: &Desk, _: Entry) {}
 
     fn adopt(

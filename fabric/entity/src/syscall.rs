@@ -90,6 +90,10 @@ pub enum Syscall {
         /// How many the asker knows of.
         seen: u64,
     },
+    /// Answer once all that has changed in the entity's state so far is durable.
+    Save,
+    /// Forget the entity's state once nothing of this activation runs any more, and collect it.
+    Delete,
     /// Collect this activation once nothing of it runs any more.
     Deactivate,
 }

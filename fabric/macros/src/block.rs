@@ -19,7 +19,7 @@ use syn::{
 use crate::types::attributes_called;
 
 /// The attributes that mark methods for `#[entity]`.
-pub(crate) const MARKERS: [&str; 4] = ["exclusive", "activate", "deactivate", "memory"];
+pub(crate) const MARKERS: [&str; 5] = ["exclusive", "activate", "loaded", "deactivate", "memory"];
 
 /// An `impl` block.
 pub(crate) struct Block {

@@ -6,17 +6,32 @@
 use proc_macro2::{Span, TokenStream};
 use quote::quote;
 use syn::ext::IdentExt;
-use syn::parse::ParseStream;
+use syn::parse::{Parse as _, ParseStream};
 use syn::spanned::Spanned;
-use syn::{DeriveInput, Error, Expr, Ident, LitStr, Path, Result, Type, parse_quote};
+use syn::{DeriveInput, Error, Expr, Ident, LitInt, LitStr, Path, Result, Type, parse_quote};
 
-use crate::options::{Attribute, Errors, default_home, home, serde_derives, value};
-use crate::stored;
+use crate::options::{Attribute, Errors, advice, default_home, home, serde_derives, value};
 use crate::types::attributes_called;
+use crate::{message, stored};
 
 /// The options of `#[entity]` on a type.
-pub(crate) const OPTIONS: &[&str] =
-    &["key", "name", "class", "group", "stateless", "idle", "serde", "crate"];
+pub(crate) const OPTIONS: &[&str] = &[
+    "key",
+    "name",
+    "class",
+    "group",
+    "stateless",
+    "saved",
+    "lag",
+    "version",
+    "upgrades",
+    "idle",
+    "serde",
+    "crate",
+];
+
+/// What `saved` may say.
+const POLICIES: &[&str] = &["write_behind", "every_turn", "manual", "never"];
 
 const ENTITY: Attribute = Attribute { name: "entity", options: OPTIONS };
 
@@ -27,6 +42,10 @@ struct Options {
     class: Option<LitStr>,
     group: Option<Expr>,
     stateless: Option<Span>,
+    saved: Option<LitStr>,
+    lag: Option<(Span, u64)>,
+    version: Option<LitInt>,
+    upgrades: Vec<Type>,
     idle_ms: Option<u64>,
     serde: Option<Span>,
 }
@@ -40,6 +59,10 @@ impl Options {
             class: None,
             group: None,
             stateless: None,
+            saved: None,
+            lag: None,
+            version: None,
+            upgrades: Vec::new(),
             idle_ms: None,
             serde: None,
         };
@@ -55,6 +78,10 @@ impl Options {
             "class" => self.class = Some(text(name, input)?),
             "group" => self.group = Some(value(name, input)?),
             "stateless" => self.stateless = Some(name.span()),
+            "saved" => self.saved = Some(policy(name, input)?),
+            "lag" => self.lag = Some((name.span(), milliseconds(&text(name, input)?)?)),
+            "version" => self.version = Some(value(name, input)?),
+            "upgrades" => self.upgrades = types(name, input)?,
             "idle" => self.idle_ms = Some(milliseconds(&text(name, input)?)?),
             _serde => self.serde = Some(name.span()),
         }
@@ -63,8 +90,86 @@ impl Options {
 }
 
 impl Options {
-    /// An entity that is everywhere cannot also be somewhere.
     fn check(&self) -> Result<()> {
+        self.check_place()?;
+        self.check_saving()
+    }
+
+    fn check_saving(&self) -> Result<()> {
+        let saved = self.saved.as_ref().map(LitStr::value);
+        if let (Some(stateless), Some(_)) = (self.stateless, &saved) {
+            let text = "a `stateless` entity is never saved: leave out `saved`, or `stateless`";
+            return Err(Error::new(stateless, text));
+        }
+        if let (Some((span, _)), Some(other)) = (self.lag, saved.filter(|s| s != "write_behind")) {
+            let text = format!(
+                "`lag` says how late `write_behind` may be, and this is saved as `{other}`: leave out `lag`, or `saved`"
+            );
+            return Err(Error::new(span, text));
+        }
+        let Some(version) = &self.version else { return Ok(()) };
+        let (number, upgrades) = (version.base10_parse::<u32>()?, self.upgrades.len());
+        if number == 0 || number as usize <= upgrades {
+            let text = format!(
+                "the first version is 1, and {upgrades} come before this one: write `version = {}` or more",
+                upgrades + 1
+            );
+            return Err(Error::new_spanned(version, text));
+        }
+        Ok(())
+    }
+
+    /// The version of the fields.
+    fn schema(&self) -> u32 {
+        let written = self.version.as_ref().and_then(|version| version.base10_parse().ok());
+        written.unwrap_or_else(|| u32::try_from(self.upgrades.len() + 1).unwrap_or(u32::MAX))
+    }
+
+    /// When it is saved.
+    fn policy(&self) -> TokenStream {
+        let home = &self.home;
+        let saved = self.saved.as_ref().map(LitStr::value);
+        let lag_ms = self.lag.map(|(_, ms)| ms);
+        match (saved.as_deref(), self.stateless, lag_ms) {
+            (_, Some(_), _) | (Some("never"), ..) => quote!(#home::Policy::Never),
+            (Some("every_turn"), ..) => quote!(#home::Policy::EveryTurn),
+            (Some("manual"), ..) => quote!(#home::Policy::Manual),
+            (_, _, Some(ms)) => {
+                quote!(#home::Policy::WriteBehind { lag: ::core::time::Duration::from_millis(#ms) })
+            }
+            (_, _, None) => quote!(#home::Policy::DEFAULT),
+        }
+    }
+
+    /// How a state of any version that is known is read.
+    fn reading(&self) -> Option<TokenStream> {
+        let home = &self.home;
+        let oldest = self.schema() - u32::try_from(self.upgrades.len()).unwrap_or(0);
+        let arms = self.upgrades.iter().enumerate().map(|(at, older)| {
+            let version = oldest + u32::try_from(at).unwrap_or(0);
+            let later = self.upgrades.iter().skip(at + 1);
+            quote! {
+                #version => {
+                    let state = stored.older::<#older>()?;
+                    #(let state = <#later as ::core::convert::From<_>>::from(state);)*
+                    ::core::result::Result::Ok(<Self as ::core::convert::From<_>>::from(state))
+                }
+            }
+        });
+        (!self.upgrades.is_empty()).then(|| {
+            quote! {
+                fn read(stored: #home::Stored<'_>) -> ::core::result::Result<Self, #home::Unreadable> {
+                    match stored.schema {
+                        #(#arms)*
+                        _ => stored.current(),
+                    }
+                }
+            }
+        })
+    }
+
+    /// An entity that is everywhere cannot also be somewhere.
+    fn check_place(&self) -> Result<()> {
         let Some(stateless) = self.stateless else { return Ok(()) };
         if self.class.is_none() && self.group.is_none() {
             return Ok(());
@@ -80,6 +185,31 @@ fn text(name: &Ident, input: ParseStream<'_>) -> Result<LitStr> {
         return Err(Error::new_spanned(&text, format!("`{name}` is empty")));
     }
     Ok(text)
+}
+
+fn policy(name: &Ident, input: ParseStream<'_>) -> Result<LitStr> {
+    let written = text(name, input)?;
+    if POLICIES.contains(&written.value().as_str()) {
+        return Ok(written);
+    }
+    let text = format!(
+        "`saved` has no form `{}`: {}",
+        written.value(),
+        advice(&written.value(), POLICIES)
+    );
+    Err(Error::new_spanned(&written, text))
+}
+
+/// `(A, B)`.
+fn types(name: &Ident, input: ParseStream<'_>) -> Result<Vec<Type>> {
+    if !input.peek(syn::token::Paren) {
+        let text = "`upgrades` needs the types of the versions before: write `upgrades(PlayerV1, PlayerV2)`";
+        return Err(Error::new_spanned(name, text));
+    }
+    let list;
+    syn::parenthesized!(list in input);
+    let types = list.parse_terminated(Type::parse, syn::Token![,])?;
+    Ok(types.into_iter().collect())
 }
 
 fn milliseconds(text: &LitStr) -> Result<u64> {
@@ -149,6 +279,8 @@ fn entity_type(item: &DeriveInput, options: &Options) -> TokenStream {
         }
     });
     let group = group.as_ref().map(|group| group_of(home, group));
+    let (saved, schema, reading) = (options.policy(), options.schema(), options.reading());
+    let form = message::form(item, home);
     quote! {
         #(#cfgs)*
         #[automatically_derived]
@@ -157,6 +289,10 @@ fn entity_type(item: &DeriveInput, options: &Options) -> TokenStream {
             const NAME: &'static str = #name;
             #class
             #idle
+            const SAVED: #home::Policy = #saved;
+            const SCHEMA: u32 = #schema;
+            #form
+            #reading
             #group
         }
     }

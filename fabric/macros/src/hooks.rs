@@ -1,10 +1,10 @@
-//! The hooks of an entity: `#[activate]`, `#[deactivate]`, `#[memory]`.
+//! The hooks of an entity: `#[activate]`, `#[loaded]`, `#[deactivate]`, `#[memory]`.
 //!
 //! # Not here
 //! When a node calls them.
 
 use proc_macro2::TokenStream;
-use quote::{quote, quote_spanned};
+use quote::{format_ident, quote, quote_spanned};
 use syn::spanned::Spanned;
 use syn::{Attribute, Error, FnArg, Meta, Path, ReceiverKind, Result, ReturnType, Signature};
 
@@ -16,6 +16,7 @@ use crate::types::{attributes_called, is_named};
 #[derive(Default)]
 pub(crate) struct Hooks<'a> {
     activate: Option<Hook<'a>>,
+    loaded: Option<Hook<'a>>,
     deactivate: Option<Hook<'a>>,
     memory: Option<Hook<'a>>,
 }
@@ -30,6 +31,7 @@ impl<'a> Hooks<'a> {
     pub(crate) fn take(&mut self, function: &'a Function, errors: &mut Errors) -> bool {
         let hooks = [
             ("activate", &mut self.activate, activate_form as Form),
+            ("loaded", &mut self.loaded, deactivate_form),
             ("deactivate", &mut self.deactivate, deactivate_form),
             ("memory", &mut self.memory, memory_form),
         ];
@@ -48,16 +50,18 @@ impl<'a> Hooks<'a> {
     /// The functions of `impl Entity` for them.
     pub(crate) fn functions(&self, own: &TokenStream, home: &Path) -> TokenStream {
         let activate = self.activate_function(own, home);
-        let deactivate = self.deactivate.as_ref().map(|hook| {
+        let turns = [("loaded", &self.loaded), ("deactivate", &self.deactivate)];
+        let turns = turns.into_iter().filter_map(|(kind, hook)| {
+            let hook = hook.as_ref()?;
             let (cfgs, name) = (hook.cfgs(), &hook.function.sig.ident);
-            let at = hook.takes_at.then(|| quote!(at));
-            quote! {
+            let (kind, at) = (format_ident!("{kind}"), hook.takes_at.then(|| quote!(at)));
+            Some(quote! {
                 #(#cfgs)*
                 #[allow(unused_variables)]
-                fn deactivate(&mut self, at: #home::At<Self>) {
+                fn #kind(&mut self, at: #home::At<Self>) {
                     <#own>::#name(self, #at)
                 }
-            }
+            })
         });
         let memory = self.memory.as_ref().map(|hook| {
             let (cfgs, name) = (hook.cfgs(), &hook.function.sig.ident);
@@ -68,7 +72,7 @@ impl<'a> Hooks<'a> {
                 }
             }
         });
-        quote!(#activate #deactivate #memory)
+        quote!(#activate #(#turns)* #memory)
     }
 
     fn activate_function(&self, own: &TokenStream, home: &Path) -> TokenStream {
@@ -87,6 +91,9 @@ impl<'a> Hooks<'a> {
             (!conditions.is_empty()).then(|| quote!(#[cfg(not(all(#(#conditions),*)))] #default));
         let body = hook.activation(own, home);
         quote! {
+            #(#cfgs)*
+            const MAKES: bool = true;
+
             #(#cfgs)*
             #[allow(unused_variables)]
             fn activate(at: #home::At<Self>) -> #home::Activation<Self> {
@@ -174,6 +181,7 @@ fn hook<'a>(
                 "activate" => {
                     "`fn new(at: At<Self>) -> Self` or `-> Result<Self, E>`, `async` or not, `at` or not"
                 }
+                "loaded" => "`fn loaded(&mut self)` or `fn loaded(&mut self, at: At<Self>)`",
                 "deactivate" => "`fn leave(&mut self)` or `fn leave(&mut self, at: At<Self>)`",
                 _memory => "`fn heap_bytes(&self) -> usize`",
             };

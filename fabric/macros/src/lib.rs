@@ -38,8 +38,24 @@ use syn::{Attribute, DeriveInput, Error, Ident, Result, Token, Visibility};
 /// | `class = "gpu"` | which nodes may own its entities |
 /// | `stateless` | no node owns its entities: a call runs on its caller's shard, on a copy of that shard's own. For what has nothing to keep: a gateway, a computation. It is never saved, and its copies know nothing of each other |
 /// | `group = \|key: &(u32, u64)\| key.0` | entities of one group live on one shard |
+/// | `saved = "every_turn"` | when its state is saved: see below |
+/// | `lag = "5s"` | how old what `write_behind` has not saved may be; 1 s without it |
+/// | `version = 3` | the version of its fields, which rises when they change; without it, one more than there are `upgrades` |
+/// | `upgrades(PlayerV1, PlayerV2)` | the messages that the type was in the versions before, oldest first. Each turns into the next one, and the last into the type, by `From` |
 /// | `idle = "10m"` | how long an activation stays in memory without calls |
 /// | `serde` | `Serialize` and `Deserialize` too |
+///
+/// Where the node has a store, states are loaded at the first call and saved as `saved` says, and in any case when the
+/// activation is collected, goes to another node, or the node stops:
+///
+/// | `saved` | means |
+/// | --- | --- |
+/// | `"write_behind"` | the default: what has changed is durable within `lag`; calls do not wait |
+/// | `"every_turn"` | each reply waits until the state that its method has seen is durable. Calls that it makes meanwhile, and tells, do not wait |
+/// | `"manual"` | by `at.save().await` |
+/// | `"never"` | not at all |
+///
+/// A field with `#[unsaved]` is not stored: it is its type's `Default` after a load.
 ///
 /// # On an `impl`
 /// Each `pub` method can be called on a `Ref` of the type, from any node:
@@ -140,6 +156,13 @@ pub fn exclusive(options: TokenStream, item: TokenStream) -> TokenStream {
 #[proc_macro_attribute]
 pub fn activate(options: TokenStream, item: TokenStream) -> TokenStream {
     mark("activate", options, item)
+}
+
+/// On a method of an `#[entity] impl`, `fn loaded(&mut self)`: the first turn of an activation whose state comes from the
+/// store. Timers that `#[activate]` begins for a new entity are begun here for one that was saved.
+#[proc_macro_attribute]
+pub fn loaded(options: TokenStream, item: TokenStream) -> TokenStream {
+    mark("loaded", options, item)
 }
 
 /// On a method of an `#[entity] impl`, `fn leave(&mut self)`: the last turn of an activation that

@@ -170,7 +170,7 @@ fn call(field: &Field, home: &Path, place: &TokenStream) -> TokenStream {
 }
 
 /// What the bytes of a message are made of: its fields in order, or those of each variant.
-fn form(item: &DeriveInput, home: &Path) -> TokenStream {
+pub(crate) fn form(item: &DeriveInput, home: &Path) -> TokenStream {
     let name = item.ident.unraw().to_string();
     let parts = match &item.data {
         Data::Struct(data) => form_fields(&data.fields, home),
@@ -198,7 +198,8 @@ fn form(item: &DeriveInput, home: &Path) -> TokenStream {
 }
 
 fn form_fields(fields: &Fields, home: &Path) -> TokenStream {
-    let parts = fields.iter().zip(fields.members()).map(|(field, member)| {
+    let kept = fields.iter().zip(fields.members()).filter(|(field, _)| !stored::is_unsaved(field));
+    let parts = kept.map(|(field, member)| {
         let cfgs = attributes_called(&field.attrs, &["cfg"]);
         let name = match &member {
             Member::Named(name) => name.unraw().to_string(),

@@ -296,8 +296,9 @@ impl Generated {
         match method.mode {
             Mode::Turn => {
                 let at = method.takes_at.then(|| quote!(#home::At::of(cell),));
+                let run = if method.looks { quote!(look) } else { quote!(turn) };
                 quote! {
-                    #home::run::turn::<Self>(call, &cell, |state, cell, #arguments| {
+                    #home::run::#run::<Self>(call, &cell, |state, cell, #arguments| {
                         <#own>::#name(state, #at #(#names),*)
                     })
                 }

@@ -42,6 +42,8 @@ pub(crate) struct Method {
     pub(crate) attrs: Vec<Attribute>,
     pub(crate) name: Ident,
     pub(crate) mode: Mode,
+    /// It is one turn by `&self`, which changes nothing.
+    pub(crate) looks: bool,
     /// Whether it takes `at: At<Self>`.
     pub(crate) takes_at: bool,
     pub(crate) arguments: Vec<Argument>,
@@ -78,6 +80,10 @@ impl Method {
         }
         check_qualifiers(signature)?;
         let mode = mode(function)?;
+        let looks = match signature.receiver() {
+            Some(receiver) => mode == Mode::Turn && !check_receiver(receiver, signature)?,
+            None => false,
+        };
         let mut typed = typed_inputs(signature);
         if mode == Mode::Shared {
             typed.remove(0);
@@ -100,6 +106,7 @@ impl Method {
             attrs: attributes_called(&function.attrs, &["doc", "cfg", "deprecated"]),
             name: signature.ident.clone(),
             mode,
+            looks,
             takes_at,
             arguments,
             place: signature.paren_token.span.join(),

@@ -11,7 +11,7 @@ use proc_macro2::TokenStream;
 use quote::{ToTokens, quote};
 use syn::{Attribute, Data, DeriveInput, Error, Field, Path, Result, parse_quote};
 
-use crate::types::{mentions, without_self};
+use crate::types::{attributes_called, mentions, without_self};
 
 /// Every field of the type.
 pub(crate) fn fields(item: &DeriveInput) -> Vec<&Field> {
@@ -66,10 +66,15 @@ pub(crate) fn rkyv_attribute_says(attrs: &[Attribute], word: &str) -> bool {
     attrs.iter().any(says)
 }
 
+/// Whether the field is no part of what is stored.
+pub(crate) fn is_unsaved(field: &Field) -> bool {
+    !attributes_called(&field.attrs, &["unsaved"]).is_empty()
+}
+
 /// The item with the derives of the codec, found in `home`, and those of `serde`.
 pub(crate) fn with_derives(item: DeriveInput, home: &Path, serde: &TokenStream) -> TokenStream {
     let bounds = recursion_bounds(&item, home);
-    let item = adapted(item);
+    let item = adapted(item, home, !serde.is_empty());
     quote! {
         #[derive(#home::rkyv::Archive, #home::rkyv::Serialize, #home::rkyv::Deserialize)]
         #[rkyv(crate = #home::rkyv)]
@@ -80,12 +85,20 @@ pub(crate) fn with_derives(item: DeriveInput, home: &Path, serde: &TokenStream) 
 }
 
 /// The item with `Self` resolved in its fields, and the recursive ones marked.
-fn adapted(mut item: DeriveInput) -> DeriveInput {
+fn adapted(mut item: DeriveInput, home: &Path, serde: bool) -> DeriveInput {
     let own = item.ident.to_string();
     let ident = &item.ident;
     let (_, arguments, _) = item.generics.split_for_impl();
     let resolved = quote!(#ident #arguments);
     for field in fields_mut(&mut item) {
+        if is_unsaved(field) {
+            field.attrs.retain(|attr| !attr.path().is_ident("unsaved"));
+            field.attrs.push(parse_quote!(#[rkyv(with = #home::rkyv::with::Skip)]));
+            if serde {
+                field.attrs.push(parse_quote!(#[serde(skip)]));
+            }
+            continue;
+        }
         if mentions(&field.ty, &["Self", &own]) && !omits_bounds(field) {
             field.attrs.push(parse_quote!(#[rkyv(omit_bounds)]));
         }

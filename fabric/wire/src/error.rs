@@ -61,6 +61,11 @@ pub enum ErrorKind {
     NotInAnEntity,
     /// No node offers the placement class of the entity.
     Nowhere,
+    /// The store where the entity's state is kept does not answer, or has no room.
+    StoreUnavailable,
+    /// What is stored of the entity cannot be read: it is corrupt, or of a version of its type that this program does
+    /// not know. The bytes are kept as they are.
+    StateUnreadable,
 }
 
 impl ErrorKind {
@@ -83,6 +88,8 @@ impl ErrorKind {
             Self::Moved => "the entity went to another node",
             Self::NotInAnEntity => "the call was awaited outside of the shard that made it",
             Self::Nowhere => "no node offers the entity's placement class",
+            Self::StoreUnavailable => "the store of the entity's state is not available",
+            Self::StateUnreadable => "the stored state of the entity cannot be read",
         }
     }
 }

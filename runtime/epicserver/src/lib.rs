@@ -80,7 +80,9 @@ pub use epicserver_entity::{
 /// ```
 #[cfg(feature = "test")]
 pub use epicserver_macros::test;
-pub use epicserver_macros::{activate, deactivate, entity, exclusive, main, memory, message};
+pub use epicserver_macros::{
+    activate, deactivate, entity, exclusive, loaded, main, memory, message,
+};
 pub use epicserver_shard::StartError;
 pub use epicserver_shard::idle::Mode as IdleMode;
 pub use epicserver_wire::uuid::Uuid;
@@ -98,7 +100,7 @@ pub type Result<T, E = CallError> = std::result::Result<T, E>;
 pub mod prelude {
     pub use crate::{
         At, CallError, Client, Cx, ErrorKind, Node, Pool, Ran, Ref, Result, Uuid, View, activate,
-        deactivate, entity, exclusive, memory, message,
+        deactivate, entity, exclusive, loaded, memory, message,
     };
 }
 
