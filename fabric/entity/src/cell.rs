@@ -177,6 +177,8 @@ pub trait AnyCell: Any + fmt::Debug {
     fn write(&self, out: &mut Out<'_>) -> Result<(), Unsaved>;
     /// The host is told of the next change from now on.
     fn watch(&self);
+    /// Whether an exclusive section has the state.
+    fn is_held(&self) -> bool;
     /// Whether the state may have changed since it was watched.
     fn has_changed(&self) -> bool;
     /// Bytes of the activation that the memory budget counts, the state's heap included.
@@ -237,6 +239,10 @@ impl<T: Entity> AnyCell for StateCell<T> {
     fn watch(&self) {
         self.watched.set(true);
         self.changed.set(false);
+    }
+
+    fn is_held(&self) -> bool {
+        self.state.try_borrow().is_err()
     }
 
     fn has_changed(&self) -> bool {

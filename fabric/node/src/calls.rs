@@ -59,6 +59,9 @@ impl Core {
 
     /// Admits a call to its callee's activation, which is made if there is none.
     pub(crate) fn deliver(&self, desk: &Desk, request: Request, now: bool) {
+        if self.closing.get() {
+            return self.refuse(desk, request, ErrorKind::Stopping);
+        }
         if self.ending.get() {
             // What an activation says at its end must not end others below it on the stack.
             return self.push(Ready::Call(request));

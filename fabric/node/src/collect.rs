@@ -5,7 +5,7 @@
 //!   leave, least recently used first, and is refused if that does not make room.
 //!
 //! # Not here
-//! Saving: a collected state is gone until stores come.
+//! Saving (`saving`).
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
@@ -58,8 +58,25 @@ impl Core {
             self.table.borrow_mut().set_emptied(place);
         }
         self.count(|c| c.activated += 1);
+        if self.begins_to_load((place, list), info, &cell, &head.path) {
+            return Ok(place);
+        }
         self.make_state(desk, place, &cell, &head.path)?;
-        let bytes = Self::bytes_of(&cell);
+        if let Err(kind) = self.settle_in(desk, place, &cell) {
+            self.abandon(desk, place, kind);
+            return Err(kind);
+        }
+        Ok(place)
+    }
+
+    /// A new activation takes its room (**N10**).
+    pub(crate) fn settle_in(
+        &self,
+        desk: &Desk,
+        place: u32,
+        cell: &Rc<dyn AnyCell>,
+    ) -> Result<(), ErrorKind> {
+        let bytes = Self::bytes_of(cell);
         self.table.borrow_mut().resize(place, bytes);
         // It is not idle while it makes room for itself.
         let scheduled = self.table.borrow_mut().schedule(place);
@@ -67,15 +84,11 @@ impl Core {
         if !scheduled {
             self.table.borrow_mut().unschedule(place);
         }
-        if !fits {
-            self.abandon(desk, place);
-            return Err(ErrorKind::OutOfBudget);
-        }
-        Ok(place)
+        if fits { Ok(()) } else { Err(ErrorKind::OutOfBudget) }
     }
 
     /// Makes the state of a new activation, or begins to.
-    fn make_state(
+    pub(crate) fn make_state(
         &self,
         desk: &Desk,
         place: u32,
@@ -94,7 +107,7 @@ impl Core {
                 if made.is_err() {
                     self.count(|c| c.panics += 1);
                 }
-                self.abandon(desk, place);
+                self.abandon(desk, place, ErrorKind::ActivationFailed);
                 return Err(ErrorKind::ActivationFailed);
             }
         };
@@ -105,7 +118,7 @@ impl Core {
             let _in_the_cell = make.await;
         });
         let Some(turn) = self.add_task(place, path.clone(), task) else {
-            self.abandon(desk, place);
+            self.abandon(desk, place, ErrorKind::Overloaded);
             return Err(ErrorKind::Overloaded);
         };
         self.task(turn, |task| task.activates = true);
@@ -116,23 +129,25 @@ impl Core {
     /// An asynchronous hook has ended: with a state, or the activation ends too.
     pub(crate) fn activated(&self, desk: &Desk, place: u32) {
         let Some(cell) = self.table.borrow().state(place).cloned() else { return };
-        if cell.has_state() {
-            let bytes = Self::bytes_of(&cell);
-            self.table.borrow_mut().resize(place, bytes);
-            return self.schedule(place);
+        if !cell.has_state() {
+            return self.abandon(desk, place, ErrorKind::ActivationFailed);
         }
-        self.abandon(desk, place);
+        let bytes = Self::bytes_of(&cell);
+        self.table.borrow_mut().resize(place, bytes);
+        self.schedule(place);
+        self.opened(desk, place, &cell, true);
     }
 
     /// An activation without a state ends; who waits for it is refused.
-    fn abandon(&self, desk: &Desk, place: u32) {
+    pub(crate) fn abandon(&self, desk: &Desk, place: u32, kind: ErrorKind) {
         loop {
             let mail = self.table.borrow_mut().pop(place);
             let Some(mail) = mail else { break };
-            self.refuse_mail(desk, mail, ErrorKind::ActivationFailed);
+            self.refuse_mail(desk, mail, kind);
         }
         self.drop_turns(desk, place);
         self.named.borrow_mut().remove(place);
+        self.forget_saved(desk, place, kind);
         self.take_out(place);
     }
 
@@ -159,6 +174,9 @@ impl Core {
         let old = self.table.borrow_mut().replace(place, Rc::clone(&cell));
         if catch_unwind(AssertUnwindSafe(|| drop(old))).is_err() {
             self.count(|c| c.panics += 1);
+        }
+        if self.loads_again(desk, place) {
+            return;
         }
         let path = Path::new(desk.new_chain());
         if self.make_state(desk, place, &cell, &path).is_ok()
@@ -264,9 +282,13 @@ impl Core {
         }
     }
 
-    /// Collects an idle activation: its hook runs, its ticking tasks are dropped.
+    /// Collects an idle activation: its hook runs, its ticking tasks are dropped. If its state is to be saved, it ends
+    /// when it is.
     pub(crate) fn end(&self, desk: &Desk, place: u32) {
         let Some(cell) = self.table.borrow().state(place).cloned() else { return };
+        if self.is_leaving_saved(place) {
+            return;
+        }
         let outer_ending = self.ending.replace(true);
         self.drop_turns(desk, place);
         let path = desk.set_path(Path::new(desk.new_chain()));
@@ -278,12 +300,22 @@ impl Core {
         drop(desk.set_path(path));
         // The hook may have called its own entity: that call finds it at work, or a new activation.
         self.drop_turns(desk, place);
+        if !self.leaves_when_saved(desk, place) {
+            self.finish_end(desk, place);
+        }
+        self.ending.set(outer_ending);
+    }
+
+    /// Removes an activation that has ended; who waits for it is sent on.
+    pub(crate) fn finish_end(&self, desk: &Desk, place: u32) {
+        let outer_ending = self.ending.replace(true);
         self.named.borrow_mut().remove(place);
         let mut waiting: Vec<Mail> = Vec::new();
         while let Some(mail) = self.table.borrow_mut().pop(place) {
             waiting.push(mail);
         }
         self.table.borrow_mut().unschedule(place);
+        self.forget_saved(desk, place, ErrorKind::NodeLost);
         self.take_out(place);
         self.count(|c| c.collected += 1);
         self.ending.set(outer_ending);
@@ -317,7 +349,7 @@ impl Core {
             let living = tasks.iter().enumerate().filter(|(_, task)| task.is_some());
             living.filter_map(|(index, _)| u32::try_from(index).ok()).collect()
         };
-        let settled = !self.has_ready() && self.is_settled();
+        let settled = !self.has_ready() && self.is_settled() && self.is_saved();
         settled && turns.into_iter().all(|turn| self.may_end(desk, turn))
     }
 
@@ -328,11 +360,10 @@ impl Core {
             self.evict(desk);
         }
         // What the hooks say to entities of this shard is not heard: it would wake them again.
-        self.ending.set(true);
+        self.closing.set(true);
         for (list, _) in self.lists() {
-            loop {
-                let oldest = self.table.borrow().oldest(list);
-                let Some(place) = oldest else { break };
+            let places: Vec<u32> = self.table.borrow().all_of(list).collect();
+            for place in places {
                 while let Some(mail) = self.table.borrow_mut().pop(place) {
                     self.refuse_mail(desk, mail, ErrorKind::Stopping);
                 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use epicserver_entity::Registry;
-use epicserver_wire::{ShardId, Time};
+use epicserver_wire::{NodeId, ShardId, Time};
 
 use crate::WakeSink;
 
@@ -31,11 +31,31 @@ pub struct Config {
     pub seed: u64,
     /// Told when a task is woken by a waker that left the shard.
     pub wakes: Arc<dyn WakeSink>,
+    /// If there is a store, what the shard has to know to save entities there.
+    pub saves: Option<Saves>,
     /// Asked before each turn, where the node has a lease: the process may be stopped between any two of them, and go
     /// on when it has ended. Without it the time of the event counts.
     pub clock: Option<fn() -> Time>,
     /// A way to be wrong, for the simulator, which has to find it.
     pub fault: Option<Fault>,
+}
+
+/// What a shard has to know to save entities.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Saves {
+    /// Which node it is of, where that is in no fabric.
+    pub node: NodeId,
+    /// As which epoch it owns all there is, where its node is in no fabric: milliseconds since 1970 when it began, so that
+    /// the next one has a greater one.
+    pub epoch: u64,
+    /// Milliseconds since 1970 at [`Time::ZERO`].
+    pub began_ms: u64,
+}
+
+impl Saves {
+    /// Epochs of a store for each number of a view: views are numbered by the second, and nodes in no fabric by the
+    /// millisecond, so that a store may be used by either after the other.
+    pub const EPOCHS_A_VIEW: u64 = 1000;
 }
 
 /// A known way for a shard to be wrong, that no fault of the world around it could show.

@@ -17,6 +17,7 @@ use crate::departures::Departures;
 use crate::named::Named;
 use crate::realm::{Realm, Traffic};
 use crate::remote::{Posted, Remote};
+use crate::saving::Saving;
 use crate::tokens::{Note, Timer};
 use crate::turns::Task;
 use crate::wake::Wakers;
@@ -126,6 +127,9 @@ pub(crate) struct Core {
     pub(crate) backlog: RefCell<VecDeque<Event>>,
     /// All that the node holds is being dropped.
     pub(crate) evicting: Cell<bool>,
+    pub(crate) saving: RefCell<Saving>,
+    /// All is being collected for good.
+    pub(crate) closing: Cell<bool>,
     pub(crate) counters: RefCell<Counters>,
 }
 
@@ -169,6 +173,8 @@ impl Core {
             gate: Cell::new(Time::MAX),
             backlog: RefCell::default(),
             evicting: Cell::new(false),
+            saving: RefCell::new(Saving::new(&config.registry)),
+            closing: Cell::new(false),
             counters: RefCell::default(),
             config,
         }
@@ -228,7 +234,7 @@ impl Core {
 
     pub(crate) fn has_ready(&self) -> bool {
         let waits = !self.ready.borrow().is_empty() || !self.backlog.borrow().is_empty();
-        waits && !self.is_lapsed()
+        (waits || self.has_saves()) && !self.is_lapsed()
     }
 
     #[inline]
@@ -243,7 +249,7 @@ impl Core {
         let timer = self.timers.borrow().deadline();
         let due = self.drain_due.get().min(self.hold_due.get());
         let due = (due != Time::MAX).then_some(due);
-        timer.into_iter().chain(self.next_collection()).chain(due).min()
+        timer.into_iter().chain(self.next_collection()).chain(due).chain(self.next_save()).min()
     }
 
     /// What has changed since the last look is told, and done.

@@ -68,6 +68,10 @@ impl Host for Core {
         self.reset(desk, place.index(), Some(method));
     }
 
+    fn changed(&self, place: Place) {
+        self.changed_at(place.index());
+    }
+
     fn enter(&self, desk: &Desk, head: &Head, method: &'static MethodInfo) -> Option<Entry> {
         if !self.direct_calls.get() {
             return None;
@@ -146,6 +150,8 @@ impl Host for Core {
             }
             (Syscall::Release { section }, _) => self.release(desk, section),
             (Syscall::Watch { seen }, Some(token)) => self.watch(desk, seen, token),
+            (Syscall::Save, Some(token)) => self.barrier(desk, turn.place.index(), token),
+            (Syscall::Delete, _) => self.delete(turn.place.index()),
             (Syscall::Deactivate, _) => self.leaves(turn.place.index()),
             (syscall, token) => self.named_syscall(desk, turn.place.index(), token, syscall),
         }

@@ -90,6 +90,7 @@ impl Core {
             | Event::LinkUp(_)
             | Event::LinkDown(_)
             | Event::Packet { .. }
+            | Event::Stored(_)
             | Event::Close => {
                 self.put_back(event);
                 None
@@ -136,6 +137,7 @@ impl Core {
         self.drop_links(desk);
         self.drop_backlog(desk);
         self.drop_activations(desk);
+        self.forget_store();
         let calls: Vec<Token> = desk.tickets().borrow().waiting().collect();
         for token in calls.into_iter().filter(|token| self.is_call(*token)) {
             let ran = if self.way(token) == Way::Waits { Ran::No } else { Ran::Unknown };
@@ -192,6 +194,7 @@ impl Core {
                 | Event::LinkUp(_)
                 | Event::LinkDown(_)
                 | Event::LinkRoom(_)
+                | Event::Stored(_)
                 | Event::Packet { .. }
                 | Event::Evicted
                 | Event::Stop => {}
@@ -212,6 +215,7 @@ impl Core {
             let turns: Vec<u32> = self.table.borrow().turns_of(place).collect();
             turns.into_iter().for_each(|turn| self.end_turn(desk, turn, ErrorKind::NodeLost));
             self.named.borrow_mut().remove(place);
+            self.forget_saved(desk, place, ErrorKind::NodeLost);
             self.take_out(place);
         }
     }

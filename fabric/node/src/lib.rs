@@ -27,6 +27,7 @@ mod named;
 mod outside;
 mod realm;
 mod remote;
+mod saving;
 mod sections;
 mod tokens;
 mod turns;
@@ -40,11 +41,12 @@ use std::sync::Arc;
 use epicserver_entity::{Answer, Desk, Host, Request, TurnId, detached};
 use epicserver_proto::passage::Emptying;
 use epicserver_proto::{Ownership, SlotId};
+use epicserver_record::{Done, Op, OpId};
 use epicserver_wire::frame::{Frame, FrameMut};
 use epicserver_wire::header::Violation;
 use epicserver_wire::{EntityId, LinkId, ShardId, Time, Token};
 
-pub use crate::config::{Config, Fault};
+pub use crate::config::{Config, Fault, Saves};
 pub use crate::outside::{Inlet, RootTask};
 pub use crate::remote::LinkUp;
 pub use crate::wake::WakeSink;
@@ -118,6 +120,8 @@ pub enum Event {
     },
     /// This is who owns what from now on. The numbers of views rise; of one view, later snapshots serve more.
     View(Arc<Ownership>),
+    /// The store has answered.
+    Stored(Done),
     /// The node's lease was ended, and it is none any more: all that it holds is dropped. It may become another
     /// one by the next view.
     Evicted,
@@ -181,6 +185,13 @@ pub enum Effect {
         /// The number of the view.
         view: u64,
     },
+    /// Ask the store.
+    Store {
+        /// Which op it is.
+        id: OpId,
+        /// What is asked.
+        op: Op,
+    },
     /// Answer with the wall clock.
     Wall {
         /// Whose answer it is.
@@ -211,6 +222,24 @@ pub enum Notice {
     TellRefused(epicserver_wire::CallError),
     /// A task could not be spawned: the table of turns is full.
     SpawnRefused,
+    /// What is stored of an entity could not be served; whoever called it was told.
+    NotLoaded {
+        /// Which entity.
+        entity: EntityId,
+        /// Why.
+        why: String,
+    },
+    /// The state of an entity could not be saved, and will not be as it is.
+    NotSaved {
+        /// Which entity.
+        entity: EntityId,
+        /// Why.
+        why: String,
+    },
+    /// The store does not do what it is asked. It is asked again until it does.
+    StoreTrouble(String),
+    /// It does again.
+    StoreBack,
 }
 
 /// What a shard has done so far.
@@ -239,6 +268,12 @@ pub struct Counters {
     pub moved: u64,
     /// Calls that waited for their callee's slot to be served.
     pub held: u64,
+    /// States that were loaded.
+    pub loaded: u64,
+    /// States that were saved, and tombstones.
+    pub saved: u64,
+    /// States that were not written, since what is stored is the same.
+    pub unchanged: u64,
     /// Calls that were tried where their callee's slot is emptied.
     pub tried: u64,
 }
@@ -299,6 +334,7 @@ impl Shard {
             }
         }
         self.core.collect(&self.desk);
+        self.core.save(&self.desk);
         self.core.wind_up();
         self.core.take_effects(out);
         self.core.has_ready()
@@ -332,6 +368,12 @@ impl Shard {
     #[must_use]
     pub fn is_quiet(&self) -> bool {
         self.core.is_quiet(&self.desk)
+    }
+
+    /// After [`Event::Close`]: whether all is collected, and saved.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.core.activations().0 == 0 && self.core.is_saved()
     }
 
     /// What it has done so far.
@@ -388,6 +430,7 @@ impl Core {
             Event::Woken(turn) => self.woken(turn),
             Event::Sent { to, count } => self.sent(to, count),
             Event::View(ownership) => self.view(desk, ownership),
+            Event::Stored(done) => self.stored(desk, done),
             Event::Evicted => self.evict(desk),
             Event::LinkUp(up) => self.link_up(desk, &up),
             Event::LinkDown(link) => self.link_down(desk, link),

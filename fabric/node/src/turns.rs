@@ -224,7 +224,7 @@ impl Core {
         desk.end(outer);
         drop(desk.set_path(outer_path));
         match started {
-            Ok(AnyStarted::Ready(request)) => self.reply(desk, caller, request),
+            Ok(AnyStarted::Ready(request)) => self.reply_from(desk, place, caller, request),
             Ok(AnyStarted::Running(_)) => unreachable!("N1: a turn has no task"),
             Err(_) => {
                 let error = CallError::new(ErrorKind::Panicked, Ran::Yes, chain);
@@ -266,7 +266,7 @@ impl Core {
         desk.end(outer);
         let path = desk.set_path(outer_path);
         self.settle(desk, turn, (running, polled), |core, outcome| match outcome {
-            Ok(Some(request)) => core.reply(desk, caller, request),
+            Ok(Some(request)) => core.reply_from(desk, place, caller, request),
             Ok(None) => {}
             Err(kind) => {
                 core.answer(desk, caller, Answer::Failed(unfinished(kind, &path)));

@@ -32,6 +32,7 @@ fn shard() -> Shard {
         direct: true,
         seed: 1,
         wakes: Arc::new(NoWakes),
+        saves: None,
         clock: Some(|| NOW.get()),
         fault: None,
     })

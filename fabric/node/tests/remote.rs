@@ -124,6 +124,7 @@ impl Node {
                 direct: true,
                 seed: id,
                 wakes: Arc::new(NoWakes),
+                saves: None,
                 clock: None,
                 fault: None,
             })
@@ -228,6 +229,7 @@ impl Pair {
                 Effect::Close { why, .. } => self.violations.push(why.to_string()),
                 Effect::Wall { .. }
                 | Effect::Random { .. }
+                | Effect::Store { .. }
                 | Effect::Drained { .. }
                 | Effect::Behind { .. }
                 | Effect::Notice(_) => {}

@@ -15,6 +15,7 @@
 //!   section on its own path (I6). An exclusive turn starts only when no parked turn of another
 //!   chain holds a section: it would freeze one that others may wait for.
 //! - **A7** An activation that is emptied lets nobody in by itself: whoever wants in is looked at first.
+//! - **A8** Nobody enters an activation that is shut, and whoever comes waits: for a store, not for a turn.
 //! - **A6** Places and turns that are passed in are of living ones, where it is not said otherwise.
 //! - **A5** Activations of one type are listed in the order of their last use, and only idle ones
 //!   are offered for collection.
@@ -84,17 +85,29 @@ struct Activation<S> {
     passes: bool,
     /// Its slot goes away (**A7**).
     emptied: bool,
+    /// Nobody is let in for now (**A8**).
+    shut: bool,
+    /// Nobody runs on it inside another one's turn.
+    apart: bool,
 }
 
 impl<S: Clone> Activation<S> {
     /// What a shared call needs to run at once; `None` if somebody waits or holds it.
     #[inline]
     fn open(&self, place: u32) -> Option<Open<S>> {
-        if self.mails > 0 || self.holder != NONE || self.emptied {
+        if self.mails > 0 || self.holder != NONE || self.is_aside() {
             return None;
         }
         let seen = Seen { place, birth: self.birth };
         Some(Open { seen, state: self.state.clone(), newly: false })
+    }
+}
+
+impl<S> Activation<S> {
+    /// Whether a call has to be looked at before it runs.
+    #[inline]
+    fn is_aside(&self) -> bool {
+        self.emptied || self.shut || self.apart
     }
 }
 
@@ -312,6 +325,8 @@ impl<S, W: Waiting> Activations<S, W> {
             leaving: false,
             passes: false,
             emptied: false,
+            shut: false,
+            apart: false,
         };
         let place = self.activations.insert(activation).map_err(|_| NoRoom)?;
         let activations = &self.activations;
@@ -432,6 +447,25 @@ impl<S, W: Waiting> Activations<S, W> {
         (activation.emptied, activation.leaving) = (true, true);
     }
 
+    /// Whether nobody is let in for now (**A8**): its state is not there yet, or is on its way out.
+    pub fn set_shut(&mut self, place: u32, shut: bool) {
+        if let Some(activation) = self.activations.get_mut(place) {
+            activation.shut = shut;
+        }
+    }
+
+    /// No call runs on it inside its caller's turn from now on.
+    pub fn set_apart(&mut self, place: u32) {
+        self.at_mut(place).apart = true;
+    }
+
+    /// The activations of list `list`, the one used longest ago first.
+    pub fn all_of(&self, list: usize) -> impl Iterator<Item = u32> {
+        let newer = |place: &u32| Some(self.activations.get(*place)?.links.newer);
+        let next = move |place: &u32| newer(place).filter(|newer| *newer != NONE);
+        std::iter::successors(self.lists.oldest(list), next)
+    }
+
     /// Whether a turn of `chain` is parked at `place`.
     #[must_use]
     pub fn has_turn_of(&self, place: u32, chain: ChainId) -> bool {
@@ -456,7 +490,10 @@ impl<S, W: Waiting> Activations<S, W> {
     #[must_use]
     pub fn is_idle(&self, place: u32, may_end: impl Fn(u32) -> bool) -> bool {
         let activation = self.at(place);
-        activation.mails == 0 && !activation.scheduled && self.turns_of(place).all(may_end)
+        activation.mails == 0
+            && !activation.scheduled
+            && !activation.shut
+            && self.turns_of(place).all(may_end)
     }
 
     /// The turns of an activation, the youngest first.
@@ -472,7 +509,7 @@ impl<S, W: Waiting> Activations<S, W> {
     #[must_use]
     pub fn is_open(&self, place: u32, exclusive: bool) -> bool {
         let activation = self.at(place);
-        let free = activation.mails == 0 && activation.holder == NONE && !activation.emptied;
+        let free = activation.mails == 0 && activation.holder == NONE && !activation.is_aside();
         free && (!exclusive || activation.first_turn == NONE)
     }
 

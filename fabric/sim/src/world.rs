@@ -488,6 +488,7 @@ impl World {
                     let answer = Answer::Bytes(bytes);
                     self.members[from].inbox.push_back(Event::Completed { token, answer });
                 }
+                Effect::Store { .. } => unreachable!("no shard of the simulator has a store"),
                 Effect::Drained { view, slots, left } => {
                     self.note(9, from);
                     let shard = u16::try_from(from - first).unwrap_or(0);

@@ -16,10 +16,13 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::bounded;
 use epicserver_entity::Registry;
-use epicserver_node::{Config, Message, RootTask, Shard, WakeSink};
-use epicserver_wire::{ShardId, Time, limits};
+use epicserver_node::{Config, Message, RootTask, Saves, Shard, WakeSink};
+use epicserver_store::{Keeper, TooMany};
+use epicserver_wire::{NodeId, ShardId, Time, limits};
+use rustix::time::{ClockId, clock_gettime};
 
 use crate::cpus::{Allowed, Claim, ClaimError, CpusError, RunDir, RunDirError, Tenancy};
+use crate::depot::Depot;
 use crate::idle::{Crowd, Host as Machine, IdleError, Mode, Policy};
 use crate::inlet::{Control, Door, Inlets, Probe};
 use crate::io::{IoError, IoMode, IoOptions, IoSeat, IoThread, Opening, Outlet, Wires, Wiring};
@@ -51,6 +54,8 @@ pub struct Options {
     pub io: Option<IoOptions>,
     /// Whether there may be other nodes: then calls wait until [`Inlets::view`] was called.
     pub fabric: bool,
+    /// Where entities are saved, if they are.
+    pub store: Option<Arc<dyn Keeper>>,
     /// What tells the chains of its shards apart from those of other nodes: a random number.
     pub origin: u32,
 }
@@ -88,6 +93,9 @@ pub enum StartError {
     /// The thread of the links cannot be started.
     #[error("cannot start the I/O thread")]
     IoThread(#[source] std::io::Error),
+    /// The store serves no further shards.
+    #[error(transparent)]
+    Store(#[from] TooMany),
     /// More shards than a node may have.
     #[error("a node has at most 65535 shards, not {shards}")]
     TooManyShards {
@@ -135,6 +143,7 @@ struct Seat {
     /// Opens the links, if this thread is to drive them.
     opening: Option<Opening>,
     telling: Arc<Telling>,
+    depot: Option<Depot>,
 }
 
 /// The CPUs of as many threads as `wanted`; none if they are not to be pinned.
@@ -203,6 +212,8 @@ impl Host {
         for (index, (parker, peers)) in parkers.into_iter().zip(rings).enumerate() {
             let claim = claims.pop_front();
             let door = Arc::clone(&doors[index]);
+            let store = options.store.as_ref();
+            let depot = store.map(|store| Depot::open(store.as_ref(), &door)).transpose()?;
             let seat = Seat {
                 config: config(&options, index, shards, &door),
                 door,
@@ -215,6 +226,7 @@ impl Host {
                 outlet: outlets.pop_front(),
                 opening: fused.take(),
                 telling: Arc::clone(host.inlets.telling()),
+                depot,
             };
             let thread = std::thread::Builder::new().name(format!("epic-shard-{index}"));
             let thread = thread.spawn(move || work(seat));
@@ -341,9 +353,19 @@ fn config(options: &Options, index: usize, shards: u16, door: &Arc<Door>) -> Con
         direct: options.direct,
         seed,
         wakes: Arc::clone(door) as Arc<dyn WakeSink>,
+        saves: options.store.as_ref().map(|_| saves(options.origin)),
         clock: Some(crate::worker::now),
         fault: None,
     }
+}
+
+/// Who saves, where the node is in no fabric: one that began later has a greater epoch.
+fn saves(origin: u32) -> Saves {
+    let wall = clock_gettime(ClockId::Realtime);
+    let ms = wall.tv_sec.saturating_mul(1_000).saturating_add(wall.tv_nsec / 1_000_000);
+    let now_ms = u64::try_from(ms).unwrap_or(0);
+    let began_ms = now_ms.saturating_sub(crate::worker::now().as_nanos() / 1_000_000);
+    Saves { node: NodeId::new(u64::from(origin)), epoch: now_ms, began_ms }
 }
 
 /// A ring for each ordered pair of shards: what each shard has towards every other.
@@ -398,6 +420,7 @@ fn work(seat: Seat) {
         shard.lease(0, Time::ZERO);
     }
     let worker = Worker {
+        depot: seat.depot,
         shard_id,
         shard,
         door,
@@ -411,7 +434,7 @@ fn work(seat: Seat) {
         effects: Vec::new(),
         sent: 0,
         received: 0,
-        closing: false,
+        closing: None,
         lease: has_lease.then_some(Lease::NONE),
         untold: VecDeque::new(),
         telling: seat.telling,

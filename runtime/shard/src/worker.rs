@@ -1,6 +1,6 @@
 //! The loop of one shard's thread.
 //!
-//! Drain the rings, empty the inlet, run what is ready, send what came of it, and when none of it
+//! Drain the rings, empty the inlet, take what the store has answered, run what is ready, send what came of it, and when none of it
 //! was anything, be idle in the way that the policy says.
 //!
 //! # Invariants
@@ -22,6 +22,7 @@ use epicserver_proto::SlotId;
 use epicserver_wire::{ClassId, ShardId, Time};
 use rustix::time::{ClockId, clock_gettime};
 
+use crate::depot::Depot;
 use crate::idle::{Crowd, Policy, Step};
 use crate::inlet::{Control, Door, Probe};
 use crate::io::{Endpoint, Outlet, ToIo};
@@ -33,6 +34,8 @@ use crate::telling::{Lease, Telling, Told};
 const RING_BATCH: usize = 32;
 /// Tasks run before the rings are looked at again.
 const RUN_BATCH: u32 = 64;
+/// How long a thread that ends waits for the store.
+const SAVE_MAX: Duration = Duration::from_secs(10);
 /// Busy rounds of the loop between two looks at the clock: a round takes well under a microsecond
 /// when it is short, and a long one ends the wait for the next look.
 const BUSY_ROUNDS: u32 = 4;
@@ -71,12 +74,15 @@ pub(crate) struct Worker {
     pub(crate) effects: Vec<Effect>,
     pub(crate) sent: u64,
     pub(crate) received: u64,
-    pub(crate) closing: bool,
+    /// All is being collected, and the thread ends then, or at this time.
+    pub(crate) closing: Option<Time>,
     /// Until when it may act, if that ends.
     pub(crate) lease: Option<Lease>,
     /// What the control thread has no room for yet, in order (H14).
     pub(crate) untold: VecDeque<Told>,
     pub(crate) telling: Arc<Telling>,
+    /// The way to the store, if there is one.
+    pub(crate) depot: Option<Depot>,
 }
 
 /// Nanoseconds since the machine's boot, suspends included.
@@ -94,7 +100,7 @@ impl Worker {
         let mut time = now();
         let mut idle_since = time;
         let mut busy_rounds = 0_u32;
-        while !self.closing {
+        while !self.is_over() {
             let (busy, ran) = self.round(time);
             if busy {
                 busy_rounds += 1;
@@ -112,6 +118,18 @@ impl Worker {
             endpoint.shut_down(time);
         }
         self.door.close();
+    }
+
+    /// Whether all is collected, and saved as far as that is waited for.
+    fn is_over(&self) -> bool {
+        self.closing.is_some_and(|until| {
+            let saved = self.shard.is_closed();
+            if !saved && until <= now() {
+                let (left, _) = self.shard.activations();
+                tracing::error!(left, "the store did not take these states before the node ended");
+            }
+            saved || until <= now()
+        })
     }
 
     /// Does all that there is to do, but no more than a bounded part of it. Says whether that was anything, and
@@ -150,6 +168,7 @@ impl Worker {
     /// Whether another thread has sent something.
     fn has_come(&self) -> bool {
         self.door.is_full()
+            || self.depot.as_ref().is_some_and(Depot::has_come)
             || self.peers.iter().any(|peer| !peer.incoming.is_empty())
             || self.outlet.as_ref().is_some_and(|outlet| !outlet.from.is_empty())
     }
@@ -175,6 +194,14 @@ impl Worker {
             let event = self.outlet.as_mut().and_then(|outlet| outlet.from.pop());
             let Some(event) = event else { break };
             self.shard.handle(time, event, &mut self.effects);
+            busy = true;
+        }
+        let mut stored = Vec::new();
+        if let Some(depot) = &mut self.depot {
+            depot.poll(&mut stored);
+        }
+        for done in stored {
+            self.shard.handle(time, Event::Stored(done), &mut self.effects);
             busy = true;
         }
         if self.door.is_full() {
@@ -208,7 +235,7 @@ impl Worker {
             }
             Control::Stop => Event::Stop,
             Control::Close => {
-                self.closing = true;
+                self.closing = Some(time + SAVE_MAX);
                 Event::Close
             }
             Control::Probe(answer) => {
@@ -300,6 +327,11 @@ impl Worker {
                 let answer = Answer::Bytes(random_bytes(len));
                 self.shard.handle(time, Event::Completed { token, answer }, &mut self.effects);
             }
+            Effect::Store { id, op } => {
+                if let Some(depot) = &mut self.depot {
+                    depot.submit(id, op);
+                }
+            }
             Effect::Drained { view, slots, .. } => {
                 let (shard, slots) = (self.shard_id, by_class(&slots));
                 self.untold.push_back(Told::Drained { shard, view, slots });
@@ -332,12 +364,14 @@ impl Worker {
 
     fn park(&mut self, time: Time) {
         let timeout = self.shard.deadline().map(|deadline| deadline.since(time));
+        let timeout = self.closing.map(|until| until.since(time)).into_iter().chain(timeout).min();
         let timeout = if self.has_unsent() { Some(Duration::from_micros(50)) } else { timeout };
         let (peers, door, outlet) = (&self.peers, &self.door, &self.outlet);
         // H3: this runs with the flag up. A lease that was renewed is looked at in the next round.
-        let (telling, lease) = (&self.telling, self.lease);
+        let (telling, lease, depot) = (&self.telling, self.lease, &self.depot);
         let work = || {
-            lease.is_some_and(|before| telling.lease() != before)
+            depot.as_ref().is_some_and(Depot::has_come)
+                || lease.is_some_and(|before| telling.lease() != before)
                 || door.is_full()
                 || peers.iter().any(|peer| !peer.incoming.is_empty())
                 || outlet.as_ref().is_some_and(|outlet| !outlet.from.is_empty())
@@ -370,6 +404,14 @@ fn report(notice: &Notice) {
         Notice::SpawnRefused => {
             tracing::warn!("a task was not spawned: the table of turns is full")
         }
+        Notice::NotLoaded { entity, why } => {
+            tracing::error!(?entity, why, "what is stored of an entity is not served");
+        }
+        Notice::NotSaved { entity, why } => {
+            tracing::error!(?entity, why, "an entity is not saved");
+        }
+        Notice::StoreTrouble(why) => tracing::error!(why, "the store does not do what it is asked"),
+        Notice::StoreBack => tracing::info!("the store does what it is asked again"),
     }
 }
 

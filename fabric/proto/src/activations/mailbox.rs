@@ -30,6 +30,9 @@ impl<S, W: Waiting> Activations<S, W> {
     /// What those who run or are parked have to say.
     fn check(&self, place: u32, waiting: &W) -> Admission {
         let activation = self.at(place);
+        if activation.shut {
+            return Admission::Wait;
+        }
         let path = waiting.path();
         if activation.holder != NONE {
             let holder = self.turn(activation.holder);

@@ -58,6 +58,7 @@ impl World {
                 direct: self.plan.direct,
                 seed: self.rng.next(),
                 wakes: Arc::clone(&woken) as Arc<dyn WakeSink>,
+                saves: None,
                 clock: None,
                 fault: knob(self.plan.mutant),
             };

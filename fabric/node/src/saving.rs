@@ -1,0 +1,256 @@
+//! States that outlive their activations: what a shard knows of each that is saved, and what it asks of the store.
+//!
+//! # Invariants
+//! - **N27** Of one entity at most one op is unanswered; a shard has at most [`LOADS_MAX`] and [`COMMITS_MAX`] of them,
+//!   and about [`COMMITS_BYTES_MAX`] of records in those, and begins further ones when these are answered.
+//! - **N28** Each attempt to save an entity has a greater version than all before it, so that what became of one of which no
+//!   answer came is seen by the next.
+//!
+//! # Not here
+//! How a state is made of what was found (`load`), which are saved when (`commit`), who waits for it (`wait`).
+
+mod commit;
+mod load;
+mod wait;
+
+use std::collections::{BTreeMap, VecDeque};
+
+use epicserver_entity::{Desk, Policy, Registry, TypeInfo};
+use epicserver_record::{Done, Op, OpId, Owner};
+use epicserver_wire::{ClassId, EntityId, Path, Time};
+
+use crate::config::Saves;
+use crate::core::Core;
+use crate::{Effect, Notice};
+use wait::Waits;
+
+/// Loads of one shard that may be unanswered; further ones wait.
+const LOADS_MAX: usize = 1024;
+/// Commits of one shard that may be unanswered.
+const COMMITS_MAX: usize = 256;
+/// Bytes of records in them after which no further one begins.
+const COMMITS_BYTES_MAX: usize = 64 << 20;
+
+/// What becomes of an activation whose state is saved.
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum Stage {
+    /// Its state is being loaded, on behalf of whoever called first.
+    Loading(Path),
+    /// It is in use.
+    Active,
+    /// It was reset, and is loaded anew once it is known what became of the last save.
+    Resetting,
+    /// It ends when its state is saved.
+    Leaving,
+}
+
+/// What is known of the saved state of one activation.
+#[derive(Debug)]
+struct Kept {
+    stage: Stage,
+    policy: Policy,
+    /// Its type's list.
+    list: usize,
+    /// As whom it was loaded, and is saved.
+    owner: Owner,
+    /// The version that is stored; 0 if there is none.
+    stored: u64,
+    /// The greatest one that was tried (**N28**).
+    tried: u64,
+    /// The checksum of the stored state; `None` if there is none, or it is not known.
+    sum: Option<u64>,
+    /// The op that is unanswered, and the checksum that it saves.
+    op: Option<(u64, Option<u64>)>,
+    /// It is listed to be saved.
+    listed: bool,
+    /// It has to be saved though it did not change since that was tried.
+    unsaved: bool,
+    /// The entity was deleted: a tombstone is saved.
+    deleted: bool,
+    waits: Waits,
+}
+
+/// What an unanswered op is for.
+#[derive(Debug)]
+enum Asked {
+    Load(u32),
+    Commit(Vec<u32>, usize),
+}
+
+/// What a shard saves.
+#[derive(Debug, Default)]
+pub(crate) struct Saving {
+    kept: Vec<Option<Box<Kept>>>,
+    /// The layout of each type, by its list.
+    layouts: Vec<u64>,
+    asked: BTreeMap<u64, Asked>,
+    loads: usize,
+    commits: usize,
+    bytes: usize,
+    next: u64,
+    /// Loads that wait for room.
+    unsent: VecDeque<(u64, Op)>,
+    /// Places to be saved as soon as there is room.
+    soon: VecDeque<u32>,
+    /// Places to be saved at a time, by list.
+    later: Vec<VecDeque<(Time, u32)>>,
+    /// After trouble nothing is saved until then.
+    pause: Time,
+    /// Attempts in a row that the store did not carry out.
+    failures: u32,
+}
+
+impl Saving {
+    /// Nothing is saved yet.
+    pub(crate) fn new(registry: &Registry) -> Self {
+        Self {
+            layouts: registry.entities().map(|info| (info.layout)()).collect(),
+            later: registry.entities().map(|_| VecDeque::new()).collect(),
+            ..Self::default()
+        }
+    }
+
+    fn get(&mut self, place: u32) -> Option<&mut Kept> {
+        self.kept.get_mut(place as usize)?.as_deref_mut()
+    }
+
+    fn has_room(&self) -> bool {
+        self.commits < COMMITS_MAX && self.bytes < COMMITS_BYTES_MAX
+    }
+}
+
+impl Core {
+    /// What is saved, and by whom, if entities of this type are.
+    fn saves(&self, info: &TypeInfo) -> Option<&Saves> {
+        let saved = info.saved != Policy::Never && info.class != ClassId::STATELESS;
+        self.config.saves.as_ref().filter(|_| saved)
+    }
+
+    /// As whom this node loads and saves the entity.
+    fn owner_of(&self, id: &EntityId, saves: &Saves) -> Owner {
+        if !self.config.fabric {
+            return Owner { node: saves.node, epoch: saves.epoch };
+        }
+        let me = self.realm.borrow().ownership.as_ref().map_or(saves.node, |view| view.me());
+        let fence = epicserver_entity::Host::fence(self, id);
+        Owner { node: me, epoch: fence.saturating_mul(Saves::EPOCHS_A_VIEW) }
+    }
+
+    /// Milliseconds of the clock that all nodes share.
+    fn wall_ms(&self) -> u64 {
+        let began = self.config.saves.as_ref().map_or(0, |saves| saves.began_ms);
+        began.saturating_add(self.time().as_nanos() / 1_000_000)
+    }
+
+    fn kept<R>(&self, place: u32, look: impl FnOnce(&mut Kept) -> R) -> Option<R> {
+        self.saving.borrow_mut().get(place).map(look)
+    }
+
+    /// Asks the store, at once if there is room, else before anything that is asked later.
+    fn ask_store(&self, op: Op, asked: Asked) -> u64 {
+        let saving = &mut *self.saving.borrow_mut();
+        saving.next += 1;
+        let id = saving.next;
+        let is_load = matches!(asked, Asked::Load(_));
+        saving.asked.insert(id, asked);
+        if is_load && saving.loads >= LOADS_MAX {
+            saving.unsent.push_back((id, op));
+            return id;
+        }
+        saving.loads += usize::from(is_load);
+        saving.commits += usize::from(!is_load);
+        saving.bytes += op.bytes();
+        self.effect(Effect::Store { id: OpId(id), op });
+        id
+    }
+
+    /// The store has answered.
+    pub(crate) fn stored(&self, desk: &Desk, done: Done) {
+        let Done { id: OpId(id), result } = done;
+        let asked = {
+            let saving = &mut *self.saving.borrow_mut();
+            let asked = saving.asked.remove(&id);
+            match &asked {
+                Some(Asked::Load(_)) => saving.loads -= 1,
+                Some(Asked::Commit(_, bytes)) => {
+                    saving.commits -= 1;
+                    saving.bytes -= bytes;
+                }
+                None => {}
+            }
+            asked
+        };
+        match asked {
+            Some(Asked::Load(place)) => self.found(desk, (place, id), result),
+            Some(Asked::Commit(places, _)) => self.committed(desk, (places, id), result),
+            // What was asked before all was dropped.
+            None => {}
+        }
+        self.send_loads();
+    }
+
+    fn send_loads(&self) {
+        let saving = &mut *self.saving.borrow_mut();
+        let room = LOADS_MAX.saturating_sub(saving.loads).min(saving.unsent.len());
+        saving.loads += room;
+        for (id, op) in saving.unsent.drain(..room) {
+            self.effect(Effect::Store { id: OpId(id), op });
+        }
+    }
+
+    /// What is known of a place is of no use any more; who waits there is told.
+    pub(crate) fn forget_saved(&self, desk: &Desk, place: u32, kind: epicserver_wire::ErrorKind) {
+        let kept = {
+            let saving = &mut *self.saving.borrow_mut();
+            saving.kept.get_mut(place as usize).and_then(Option::take)
+        };
+        if let Some(kept) = kept {
+            self.fail_waits(desk, kept.waits.into_all(), kind);
+        }
+    }
+
+    /// All that the shard knows of the store is dropped; who waits is told.
+    pub(crate) fn forget_store(&self) {
+        let saving = &mut *self.saving.borrow_mut();
+        saving.asked.clear();
+        saving.unsent.clear();
+        saving.soon.clear();
+        saving.later.iter_mut().for_each(VecDeque::clear);
+        (saving.loads, saving.commits, saving.bytes) = (0, 0, 0);
+        (saving.pause, saving.failures) = (Time::ZERO, 0);
+    }
+
+    /// Whether nothing is asked of the store, and nothing waits to be.
+    pub(crate) fn is_saved(&self) -> bool {
+        let saving = self.saving.borrow();
+        saving.asked.is_empty() && saving.soon.is_empty()
+    }
+
+    /// The store did not carry something out. Says it when it begins.
+    fn in_trouble(&self, why: &epicserver_record::Trouble) {
+        const FIRST_MS: u64 = 50;
+        const LONGEST_MS: u64 = 2_000;
+        let (first, pause) = {
+            let saving = &mut *self.saving.borrow_mut();
+            let pause_ms = (FIRST_MS << saving.failures.min(6)).min(LONGEST_MS);
+            // Answers that come together are one failure.
+            if saving.pause <= self.time() {
+                saving.failures = saving.failures.saturating_add(1);
+            }
+            (saving.failures == 1, std::time::Duration::from_millis(pause_ms))
+        };
+        self.saving.borrow_mut().pause = self.time() + pause;
+        if first {
+            self.effect(Effect::Notice(Notice::StoreTrouble(why.to_string())));
+        }
+    }
+
+    /// It has carried something out.
+    fn out_of_trouble(&self) {
+        let saving = &mut *self.saving.borrow_mut();
+        if std::mem::take(&mut saving.failures) > 0 {
+            saving.pause = Time::ZERO;
+            self.effect(Effect::Notice(Notice::StoreBack));
+        }
+    }
+}

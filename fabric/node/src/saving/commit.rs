@@ -1,0 +1,425 @@
+//! Saving: which states are written when, and what follows from the store's answer.
+//!
+//! # Invariants
+//! - **N31** A state that has changed is saved within its lag, if the store keeps up; before its activation ends; and not in the
+//!   middle of an exclusive section.
+//! - **N32** What the store did not take stays to be saved, until somebody else is found to own it.
+//!
+//! # Not here
+//! When an activation ends (`collect`).
+
+use std::rc::Rc;
+
+use epicserver_entity::{AnyCell, Desk, Policy, Unsaved};
+use epicserver_record::{
+    Answer, Envelope, Name, Op, Outcome, Record, Save, TooLong, Trouble, checksum,
+};
+use epicserver_wire::{Codec, ErrorKind, Out, Path, Rkyv, Time};
+
+use super::{Asked, Kept, Stage};
+use crate::core::Core;
+use crate::{Effect, Notice};
+
+/// States that are written in one round of the loop.
+const SAVES_A_ROUND: usize = 1024;
+/// Bytes of one op after which the next one begins.
+const OP_BYTES: usize = 4 << 20;
+
+impl Core {
+    /// The state at `place` has changed.
+    pub(crate) fn changed_at(&self, place: u32) {
+        let saving = &mut *self.saving.borrow_mut();
+        let Some(kept) = saving.get(place) else { return };
+        if kept.listed {
+            return;
+        }
+        let list = kept.list;
+        match kept.policy {
+            _ if !kept.waits.is_empty() => {
+                kept.listed = true;
+                saving.soon.push_back(place);
+            }
+            Policy::EveryTurn => {
+                kept.listed = true;
+                saving.soon.push_back(place);
+            }
+            Policy::WriteBehind { lag } => {
+                kept.listed = true;
+                // The other half is the store's.
+                let due = self.time() + lag / 2;
+                saving.later[list].push_back((due, place));
+            }
+            Policy::Manual | Policy::Never => {}
+        }
+    }
+
+    /// The state at `place` is saved in this round, if it has changed.
+    pub(super) fn save_soon(&self, place: u32) {
+        let saving = &mut *self.saving.borrow_mut();
+        if let Some(kept) = saving.get(place) {
+            // It may be listed for later too, where it finds nothing left to do.
+            kept.listed = true;
+            saving.soon.push_back(place);
+        }
+    }
+
+    /// Whether the state at `place` is not what is stored, nor what is being stored.
+    pub(super) fn is_unsaved(&self, place: u32) -> bool {
+        let Some(cell) = self.cell(place) else { return false };
+        let asks = |kept: &mut Kept| match kept.stage {
+            Stage::Active | Stage::Leaving => kept.unsaved || kept.deleted || cell.has_changed(),
+            Stage::Loading(_) | Stage::Resetting => false,
+        };
+        self.kept(place, asks) == Some(true)
+    }
+
+    /// When something is to be saved.
+    pub(crate) fn next_save(&self) -> Option<Time> {
+        let saving = self.saving.borrow();
+        if !saving.has_room() {
+            return None;
+        }
+        let later = saving.later.iter().filter_map(|list| list.front()).map(|(due, _)| *due);
+        let soon = (!saving.soon.is_empty()).then_some(Time::ZERO);
+        Some(later.chain(soon).min()?.max(saving.pause))
+    }
+
+    /// Whether something could be saved now.
+    pub(crate) fn has_saves(&self) -> bool {
+        let saving = self.saving.borrow();
+        !saving.soon.is_empty() && saving.pause <= self.time() && saving.has_room()
+    }
+
+    /// Saves what is due, a bounded part of it.
+    pub(crate) fn save(&self, desk: &Desk) {
+        if self.config.saves.is_none() {
+            return;
+        }
+        let mut left = SAVES_A_ROUND;
+        while left > 0 {
+            let (mut places, mut saves, mut bytes) = (Vec::new(), Vec::new(), 0);
+            while left > 0 && bytes < OP_BYTES {
+                let Some(place) = self.next_due() else {
+                    left = 0;
+                    break;
+                };
+                left -= 1;
+                if let Some(save) = self.prepare(desk, place) {
+                    bytes += save.bytes();
+                    places.push(place);
+                    saves.push(save);
+                }
+            }
+            if places.is_empty() {
+                return;
+            }
+            let op = Op::Commit(saves);
+            let bytes = op.bytes();
+            let id = self.ask_store(op, Asked::Commit(places.clone(), bytes));
+            for place in places {
+                self.kept(place, |kept| kept.op = kept.op.map(|(_, sum)| (id, sum)));
+            }
+        }
+    }
+
+    fn next_due(&self) -> Option<u32> {
+        let now = self.time();
+        let saving = &mut *self.saving.borrow_mut();
+        if saving.pause > now || !saving.has_room() {
+            return None;
+        }
+        saving.soon.pop_front().or_else(|| {
+            let due = |list: &std::collections::VecDeque<(Time, u32)>| {
+                list.front().is_some_and(|(due, _)| *due <= now)
+            };
+            let list = saving.later.iter_mut().find(|list| due(list))?;
+            list.pop_front().map(|(_, place)| place)
+        })
+    }
+
+    /// What is to be written of the activation at `place`; `None` if nothing is, or not now.
+    fn prepare(&self, desk: &Desk, place: u32) -> Option<Save> {
+        let (busy, deleted) = self.kept(place, |kept| {
+            kept.listed = false;
+            // Of one that is to be deleted nothing is written but that.
+            let stays = kept.deleted && kept.stage != Stage::Leaving;
+            (kept.op.is_some() || stays, kept.deleted)
+        })?;
+        if busy || !self.is_unsaved(place) {
+            // When that is answered it is looked at again.
+            return None;
+        }
+        let cell = self.cell(place)?;
+        match self.written(place, &cell, deleted) {
+            Ok((record, sum)) => {
+                let unchanged = self.kept(place, |kept| sum.is_some() && kept.sum == sum)?;
+                cell.watch();
+                self.kept(place, |kept| {
+                    kept.unsaved = false;
+                    kept.waits.begin();
+                });
+                if unchanged {
+                    self.count(|c| c.unchanged += 1);
+                    self.is_durable(desk, place);
+                    return None;
+                }
+                let version = record.envelope().version;
+                self.kept(place, |kept| {
+                    (kept.tried, kept.op) = (version, Some((0, sum)));
+                    Save {
+                        entity: cell.id().clone(),
+                        owner: kept.owner,
+                        expected: kept.stored,
+                        state: Some(record),
+                        rows: Vec::new(),
+                    }
+                })
+            }
+            // The end of the section lists it again.
+            Err(NotWritten::State(Unsaved::Held)) => None,
+            Err(NotWritten::State(Unsaved::Nothing)) => None,
+            Err(why) => {
+                self.cannot_save(desk, place, &why.to_string(), ErrorKind::Malformed);
+                None
+            }
+        }
+    }
+
+    /// The record of the state at `place`, and the checksum of its payload; a tombstone has none.
+    fn written(
+        &self,
+        place: u32,
+        cell: &Rc<dyn AnyCell>,
+        deleted: bool,
+    ) -> Result<(Record, Option<u64>), NotWritten> {
+        let info = self.config.registry.entity(cell.id().type_id());
+        let written_ms = self.wall_ms();
+        let envelope = {
+            let saving = &mut *self.saving.borrow_mut();
+            let layouts = std::mem::take(&mut saving.layouts);
+            let envelope = saving.get(place).map(|kept| Envelope {
+                codec: <Rkyv as Codec<()>>::ID,
+                layout: layouts.get(kept.list).copied().unwrap_or(0),
+                schema: info.map_or(0, |info| info.schema),
+                owner: kept.owner,
+                version: kept.stored.max(kept.tried) + 1,
+                written_ms,
+                tombstone: deleted,
+            });
+            saving.layouts = layouts;
+            envelope.ok_or(NotWritten::State(Unsaved::Nothing))?
+        };
+        let name = Name::state(cell.id());
+        if deleted {
+            return Ok((Record::seal(&name, &envelope, &[])?, None));
+        }
+        let mut written = Ok(());
+        let record = Record::write(&name, &envelope, |bytes| {
+            written = cell.write(&mut Out::heap(bytes));
+        });
+        written.map_err(NotWritten::State)?;
+        let record = record?;
+        let sum = checksum(record.payload());
+        Ok((record, Some(sum)))
+    }
+
+    /// The store has said what became of a commit.
+    pub(super) fn committed(
+        &self,
+        desk: &Desk,
+        (places, op): (Vec<u32>, u64),
+        result: Result<Answer, Trouble>,
+    ) {
+        let mine: Vec<Option<Option<u64>>> = places
+            .iter()
+            .map(|place| {
+                let mine = |kept: &mut Kept| kept.op.take_if(|(asked, _)| *asked == op);
+                self.kept(*place, mine).flatten().map(|(_, sum)| sum)
+            })
+            .collect();
+        let places = places.into_iter().zip(mine);
+        let places = places.filter_map(|(place, sum)| Some((place, sum?)));
+        match result {
+            Ok(Answer::Committed(outcomes)) => {
+                self.out_of_trouble();
+                for ((place, sum), outcome) in places.zip(outcomes) {
+                    self.outcome(desk, (place, sum), outcome);
+                }
+            }
+            Ok(other) => {
+                let trouble = Trouble::Refused(format!("{other:?}"));
+                self.undone(desk, places.map(|(place, _)| place).collect(), &trouble);
+            }
+            Err(trouble) => {
+                self.undone(desk, places.map(|(place, _)| place).collect(), &trouble);
+            }
+        }
+    }
+
+    fn outcome(&self, desk: &Desk, (place, sum): (u32, Option<u64>), outcome: Outcome) {
+        match outcome {
+            Outcome::Saved => {
+                self.count(|c| c.saved += 1);
+                self.kept(place, |kept| (kept.stored, kept.sum) = (kept.tried, sum));
+                self.is_durable(desk, place);
+            }
+            Outcome::Conflict { found, by } => {
+                let own = self.kept(place, |kept| {
+                    // An earlier attempt, of which no answer had come (N28).
+                    let own = by == Some(kept.owner) && found > kept.stored && found < kept.tried;
+                    if own {
+                        (kept.stored, kept.sum, kept.unsaved) = (found, None, true);
+                        kept.waits.undone();
+                    }
+                    own
+                });
+                if own == Some(true) {
+                    return self.save_soon(place);
+                }
+                self.lost(desk, place, &format!("version {found} is stored, of {by:?}"));
+            }
+            Outcome::Fenced(by) => self.lost(desk, place, &format!("its slot is owned by {by:?}")),
+            Outcome::Corrupt(corrupt) => {
+                self.kept(place, |kept| kept.unsaved = true);
+                self.cannot_save(desk, place, &corrupt.to_string(), ErrorKind::StateUnreadable);
+            }
+        }
+    }
+
+    /// All that had changed at `place` when the last save began is durable.
+    fn is_durable(&self, desk: &Desk, place: u32) {
+        let Some((waits, stage)) = self.kept(place, |kept| (kept.waits.done(), kept.stage.clone()))
+        else {
+            return;
+        };
+        self.end_waits(desk, waits);
+        match stage {
+            Stage::Leaving => self.finish_end(desk, place),
+            Stage::Resetting => self.load(place, Path::new(desk.new_chain())),
+            Stage::Active if self.is_unsaved(place) => {
+                // Whoever waits does so no longer than they have to.
+                let waited = self.kept(place, |kept| !kept.waits.is_empty()) == Some(true);
+                if waited { self.save_soon(place) } else { self.changed_at(place) }
+            }
+            Stage::Active | Stage::Loading(_) => {}
+        }
+    }
+
+    /// The store has not carried a commit out, or does not know (**N32**).
+    fn undone(&self, desk: &Desk, places: Vec<u32>, trouble: &Trouble) {
+        self.in_trouble(trouble);
+        for place in places {
+            let Some((waits, stage)) = self.kept(place, |kept| {
+                kept.waits.undone();
+                (kept.unsaved, kept.sum) = (true, None);
+                (kept.waits.barriers(), kept.stage.clone())
+            }) else {
+                continue;
+            };
+            self.fail_waits(desk, waits, ErrorKind::StoreUnavailable);
+            match stage {
+                Stage::Resetting => self.load(place, Path::new(desk.new_chain())),
+                Stage::Active | Stage::Leaving | Stage::Loading(_) => self.save_soon(place),
+            }
+        }
+    }
+
+    /// A state that cannot be saved as it is. It is tried again when it changes.
+    fn cannot_save(&self, desk: &Desk, place: u32, why: &str, kind: ErrorKind) {
+        let Some(cell) = self.cell(place) else { return };
+        let (entity, why) = (cell.id().clone(), why.to_owned());
+        self.effect(Effect::Notice(Notice::NotSaved { entity, why }));
+        cell.watch();
+        let Some((waits, stage)) = self.kept(place, |kept| {
+            kept.waits.begin();
+            (kept.waits.done(), kept.stage.clone())
+        }) else {
+            return;
+        };
+        self.fail_waits(desk, waits, kind);
+        match stage {
+            Stage::Leaving => self.finish_end(desk, place),
+            Stage::Resetting => self.load(place, Path::new(desk.new_chain())),
+            Stage::Active | Stage::Loading(_) => {}
+        }
+    }
+
+    /// Somebody else has the entity: what is here is not it.
+    fn lost(&self, desk: &Desk, place: u32, why: &str) {
+        if let Some(cell) = self.cell(place) {
+            let (entity, why) = (cell.id().clone(), why.to_owned());
+            self.effect(Effect::Notice(Notice::NotSaved { entity, why }));
+        }
+        self.forget_saved(desk, place, ErrorKind::NodeLost);
+        let turns: Vec<u32> = self.table.borrow().turns_of(place).collect();
+        turns.into_iter().for_each(|turn| self.end_turn(desk, turn, ErrorKind::NodeLost));
+        self.abandon(desk, place, ErrorKind::Moved);
+    }
+
+    /// The activation at `place` has come to its end, but for being saved. Says whether it has to wait for that.
+    pub(crate) fn leaves_when_saved(&self, desk: &Desk, place: u32) -> bool {
+        let nothing_stored = |kept: &mut Kept| {
+            if kept.stage == Stage::Active {
+                kept.stage = Stage::Leaving;
+            }
+            kept.deleted && kept.stored == 0 && kept.tried == 0
+        };
+        match self.kept(place, nothing_stored) {
+            None => return false,
+            Some(true) => {
+                let waits = self.kept(place, |kept| std::mem::take(&mut kept.waits));
+                self.end_waits(desk, waits.unwrap_or_default().into_all());
+                return false;
+            }
+            Some(false) => {}
+        }
+        let under_way = self.kept(place, |kept| kept.op.is_some()) == Some(true);
+        if !under_way && !self.is_unsaved(place) {
+            return false;
+        }
+        self.table.borrow_mut().set_shut(place, true);
+        self.save_soon(place);
+        true
+    }
+
+    /// Whether it waits for that already.
+    pub(crate) fn is_leaving_saved(&self, place: u32) -> bool {
+        self.kept(place, |kept| kept.stage == Stage::Leaving) == Some(true)
+    }
+
+    /// The entity at `place` is deleted once nothing of it runs any more.
+    pub(crate) fn delete(&self, place: u32) {
+        self.kept(place, |kept| kept.deleted = true);
+        self.leaves(place);
+    }
+
+    /// After a panic the activation at `place` begins again with what is stored. Says whether it is saved at all.
+    pub(crate) fn loads_again(&self, desk: &Desk, place: u32) -> bool {
+        let Some((op, waits)) = self.kept(place, |kept| {
+            (kept.unsaved, kept.deleted) = (false, false);
+            let saved = kept.op.is_some();
+            if saved {
+                kept.stage = Stage::Resetting;
+            }
+            // What is being saved was seen before.
+            (saved, kept.waits.unsaved())
+        }) else {
+            return false;
+        };
+        self.fail_waits(desk, waits, ErrorKind::Reset);
+        self.table.borrow_mut().set_shut(place, true);
+        if !op {
+            self.load(place, Path::new(desk.new_chain()));
+        }
+        true
+    }
+}
+
+/// Why there is no record of a state.
+#[derive(Debug, thiserror::Error)]
+enum NotWritten {
+    #[error("it cannot be written ({0:?})")]
+    State(Unsaved),
+    #[error(transparent)]
+    Long(#[from] TooLong),
+}

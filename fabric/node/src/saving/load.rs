@@ -1,0 +1,217 @@
+//! Loading: what an activation begins with.
+//!
+//! # Invariants
+//! - **N30** Nobody enters an activation before its state is there: what was stored, or, where nothing is, a new one.
+//!
+//! # Not here
+//! Making a new state (`collect`).
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
+
+use epicserver_entity::{AnyCell, Desk, Place, Stored, TurnId, TypeInfo, Unreadable};
+use epicserver_record::{Answer, Found, Op, Record, Trouble, checksum};
+use epicserver_wire::{Codec, ErrorKind, Path, Rkyv, Time};
+
+use super::{Asked, Kept, Stage};
+use crate::core::Core;
+use crate::{Effect, Notice};
+
+impl Core {
+    /// If entities of this type are saved, what is stored of the one that becomes active at `place` is loaded. Says whether
+    /// that is so.
+    pub(crate) fn begins_to_load(
+        &self,
+        (place, list): (u32, usize),
+        info: &TypeInfo,
+        cell: &Rc<dyn AnyCell>,
+        path: &Path,
+    ) -> bool {
+        let Some(saves) = self.saves(info) else { return false };
+        let kept = Kept {
+            stage: Stage::Loading(path.clone()),
+            policy: info.saved,
+            list,
+            owner: self.owner_of(cell.id(), saves),
+            stored: 0,
+            tried: 0,
+            sum: None,
+            op: None,
+            listed: false,
+            unsaved: false,
+            deleted: false,
+            waits: super::Waits::default(),
+        };
+        {
+            let saving = &mut *self.saving.borrow_mut();
+            let index = place as usize;
+            if saving.kept.len() <= index {
+                saving.kept.resize_with(index + 1, || None);
+            }
+            saving.kept[index] = Some(Box::new(kept));
+        }
+        self.load(place, path.clone());
+        true
+    }
+
+    /// Asks for the state of the activation at `place`, which is shut until it comes.
+    pub(super) fn load(&self, place: u32, path: Path) {
+        let Some(entity) = self.table.borrow().state(place).map(|cell| cell.id().clone()) else {
+            return;
+        };
+        self.table.borrow_mut().set_shut(place, true);
+        let Some(owner) = self.kept(place, |kept| kept.owner) else { return };
+        let id = self.ask_store(Op::Load { entity, claim: Some(owner) }, Asked::Load(place));
+        self.kept(place, |kept| (kept.stage, kept.op) = (Stage::Loading(path), Some((id, None))));
+    }
+
+    /// What is stored for the activation at `place`, as the op numbered `op` was to find out.
+    pub(super) fn found(
+        &self,
+        desk: &Desk,
+        (place, op): (u32, u64),
+        result: Result<Answer, Trouble>,
+    ) {
+        let path = self.kept(place, |kept| {
+            let mine = kept.op.take_if(|(asked, _)| *asked == op).is_some();
+            match &kept.stage {
+                Stage::Loading(path) if mine => Some(path.clone()),
+                Stage::Loading(_) | Stage::Active | Stage::Resetting | Stage::Leaving => None,
+            }
+        });
+        let (Some(Some(path)), Some(cell)) = (path, self.cell(place)) else { return };
+        let found = match result {
+            Ok(Answer::Loaded(found)) => found,
+            Ok(other) => {
+                return self.cannot_load(desk, place, &Trouble::Refused(format!("{other:?}")));
+            }
+            Err(trouble) => return self.cannot_load(desk, place, &trouble),
+        };
+        self.out_of_trouble();
+        match found {
+            Found::Nothing => self.begin_anew(desk, place, &cell, (&path, 0)),
+            Found::Tombstone(envelope) => {
+                self.begin_anew(desk, place, &cell, (&path, envelope.version));
+            }
+            Found::State(record) => self.take_state(desk, place, &cell, (&path, &record)),
+            Found::Fenced(by) => {
+                let why = format!("its slot is owned by {by:?}");
+                self.effect(Effect::Notice(Notice::NotLoaded { entity: cell.id().clone(), why }));
+                self.abandon(desk, place, ErrorKind::Moved);
+            }
+            Found::Corrupt(corrupt) => self.unreadable(desk, place, &corrupt.to_string()),
+        }
+    }
+
+    pub(super) fn cell(&self, place: u32) -> Option<Rc<dyn AnyCell>> {
+        self.table.borrow().state(place).cloned()
+    }
+
+    fn cannot_load(&self, desk: &Desk, place: u32, trouble: &Trouble) {
+        self.in_trouble(trouble);
+        self.abandon(desk, place, ErrorKind::StoreUnavailable);
+    }
+
+    fn unreadable(&self, desk: &Desk, place: u32, why: &str) {
+        if let Some(cell) = self.cell(place) {
+            let (entity, why) = (cell.id().clone(), why.to_owned());
+            self.effect(Effect::Notice(Notice::NotLoaded { entity, why }));
+        }
+        self.abandon(desk, place, ErrorKind::StateUnreadable);
+    }
+
+    /// Nothing is stored, or that the entity was deleted.
+    fn begin_anew(
+        &self,
+        desk: &Desk,
+        place: u32,
+        cell: &Rc<dyn AnyCell>,
+        (path, version): (&Path, u64),
+    ) {
+        self.kept(place, |kept| {
+            (kept.stage, kept.stored, kept.sum) = (Stage::Active, version, None);
+            kept.tried = kept.tried.max(version);
+        });
+        self.table.borrow_mut().set_shut(place, false);
+        if self.make_state(desk, place, cell, path).is_ok() && cell.has_state() {
+            self.opened(desk, place, cell, true);
+        }
+    }
+
+    fn take_state(
+        &self,
+        desk: &Desk,
+        place: u32,
+        cell: &Rc<dyn AnyCell>,
+        (path, record): (&Path, &Record),
+    ) {
+        let envelope = record.envelope();
+        let codec = <Rkyv as Codec<()>>::ID;
+        if envelope.codec != codec {
+            let why = format!("it is of codec {}, and this program reads {codec}", envelope.codec);
+            return self.unreadable(desk, place, &why);
+        }
+        let (schema, layout, payload) = (envelope.schema, envelope.layout, record.payload());
+        let read = self.as_turn(desk, place, path, || {
+            Rc::clone(cell).load(Stored { schema, layout, payload })
+        });
+        match read {
+            Some(Ok(())) => {}
+            Some(Err(why)) => return self.unreadable(desk, place, &why.to_string()),
+            // The hook has panicked, as one that makes a state might.
+            None => return self.abandon(desk, place, ErrorKind::ActivationFailed),
+        }
+        let version = envelope.version;
+        // What was upgraded is another state.
+        let sum = (schema == self.schema_of(cell)).then(|| checksum(payload));
+        self.kept(place, |kept| {
+            (kept.stage, kept.stored, kept.sum) = (Stage::Active, version, sum);
+            kept.tried = kept.tried.max(version);
+        });
+        self.count(|c| c.loaded += 1);
+        self.table.borrow_mut().set_shut(place, false);
+        self.opened(desk, place, cell, false);
+    }
+
+    fn schema_of(&self, cell: &Rc<dyn AnyCell>) -> u32 {
+        self.config.registry.entity(cell.id().type_id()).map_or(0, |info| info.schema)
+    }
+
+    /// Runs `turn` as one of the activation; `None` if it panicked.
+    fn as_turn(
+        &self,
+        desk: &Desk,
+        place: u32,
+        path: &Path,
+        turn: impl FnOnce() -> Result<(), Unreadable>,
+    ) -> Option<Result<(), Unreadable>> {
+        let outer_path = desk.set_path(path.clone());
+        let outer = desk.begin(TurnId::NONE, Place::new(place), Time::MAX, 0);
+        let ended = catch_unwind(AssertUnwindSafe(turn));
+        desk.end(outer);
+        drop(desk.set_path(outer_path));
+        if ended.is_err() {
+            self.count(|c| c.panics += 1);
+        }
+        ended.ok()
+    }
+
+    /// A state is there, new or loaded: from now on it is known when it changes.
+    pub(crate) fn opened(&self, desk: &Desk, place: u32, cell: &Rc<dyn AnyCell>, new: bool) {
+        let info = self.config.registry.entity(cell.id().type_id());
+        let Some(policy) = self.kept(place, |kept| kept.policy) else { return };
+        cell.watch();
+        if policy == epicserver_entity::Policy::EveryTurn {
+            // Its replies may have to wait.
+            self.table.borrow_mut().set_apart(place);
+        }
+        if new && info.is_some_and(|info| info.makes) {
+            self.kept(place, |kept| kept.unsaved = true);
+            self.changed_at(place);
+        }
+        match self.settle_in(desk, place, cell) {
+            Ok(()) => self.schedule(place),
+            Err(kind) => self.abandon(desk, place, kind),
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! Who waits for a state to be durable: replies of `every_turn` entities, and `save().await`.
+//!
+//! # Invariants
+//! - **N29** A reply of an `every_turn` entity leaves when the state that its method has seen is durable.
+//!
+//! # Not here
+//! Saving.
+
+use epicserver_entity::{Answer, Caller, Desk, Policy, Request};
+use epicserver_wire::{CallError, ErrorKind, Ran, Token};
+
+use super::Stage;
+use crate::core::Core;
+
+/// Somebody who waits.
+#[derive(Debug)]
+pub(super) enum Wait {
+    /// A reply, to whom it goes.
+    Reply(Caller, Request),
+    /// `save().await`.
+    Barrier(Token),
+}
+
+/// Who waits for which of an activation's saves, counted from its beginning.
+#[derive(Debug, Default)]
+pub(super) struct Waits {
+    begun: u64,
+    waiting: Vec<(u64, Wait)>,
+}
+
+impl Waits {
+    /// A save has begun: of all that has changed until now.
+    pub(super) fn begin(&mut self) {
+        self.begun += 1;
+    }
+
+    /// The save that has begun last is done: takes out who waits for it.
+    pub(super) fn done(&mut self) -> Vec<Wait> {
+        let begun = self.begun;
+        let (done, waiting) =
+            std::mem::take(&mut self.waiting).into_iter().partition(|(save, _)| *save <= begun);
+        self.waiting = waiting;
+        let done: Vec<(u64, Wait)> = done;
+        done.into_iter().map(|(_, wait)| wait).collect()
+    }
+
+    /// The save that has begun last was not done: those who would wait for it wait for the next.
+    pub(super) fn undone(&mut self) {
+        let next = self.begun + 1;
+        self.waiting.iter_mut().for_each(|(save, _)| *save = next);
+    }
+
+    /// Takes out those that have asked to be saved, and be told whether that worked.
+    pub(super) fn barriers(&mut self) -> Vec<Wait> {
+        let is_barrier = |(_, wait): &(u64, Wait)| matches!(wait, Wait::Barrier(_));
+        let (gone, stay) = std::mem::take(&mut self.waiting).into_iter().partition(is_barrier);
+        self.waiting = stay;
+        let gone: Vec<(u64, Wait)> = gone;
+        gone.into_iter().map(|(_, wait)| wait).collect()
+    }
+
+    /// Takes out those that wait for a save that has not begun.
+    pub(super) fn unsaved(&mut self) -> Vec<Wait> {
+        let begun = self.begun;
+        let (gone, stay) =
+            std::mem::take(&mut self.waiting).into_iter().partition(|(save, _)| *save > begun);
+        self.waiting = stay;
+        let gone: Vec<(u64, Wait)> = gone;
+        gone.into_iter().map(|(_, wait)| wait).collect()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    pub(super) fn into_all(self) -> Vec<Wait> {
+        self.waiting.into_iter().map(|(_, wait)| wait).collect()
+    }
+}
+
+impl Core {
+    /// Gives a reply of the activation at `place` to whoever called, once it may leave (**N29**).
+    #[inline]
+    pub(crate) fn reply_from(&self, desk: &Desk, place: u32, caller: Caller, request: Request) {
+        if self.config.saves.is_none() {
+            return self.reply(desk, caller, request);
+        }
+        self.reply_when_saved(desk, place, caller, request);
+    }
+
+    fn reply_when_saved(&self, desk: &Desk, place: u32, caller: Caller, request: Request) {
+        let gated = self.kept(place, |kept| kept.policy == Policy::EveryTurn) == Some(true);
+        let told = matches!(caller, Caller::Token { .. } | Caller::Remote { .. });
+        match self.waits_for(place).filter(|_| gated && told) {
+            Some(save) => {
+                let wait = Wait::Reply(caller, request);
+                self.kept(place, |kept| kept.waits.waiting.push((save, wait)));
+            }
+            None => self.reply(desk, caller, request),
+        }
+    }
+
+    /// The save after which all that has changed at `place` is durable; `None` if it is.
+    fn waits_for(&self, place: u32) -> Option<u64> {
+        let unsaved = self.is_unsaved(place);
+        let saves = |kept: &mut super::Kept| match (unsaved, kept.op) {
+            (true, _) => Some(kept.waits.begun + 1),
+            (false, Some(_)) if kept.stage != Stage::Resetting => Some(kept.waits.begun),
+            (false, _) => None,
+        };
+        self.kept(place, saves).flatten()
+    }
+
+    /// `save().await` of the activation at `place`.
+    pub(crate) fn barrier(&self, desk: &Desk, place: u32, token: Token) {
+        let held = self.table.borrow().state(place).is_some_and(|cell| cell.is_held());
+        if held {
+            let error = CallError::refused(ErrorKind::WouldDeadlock, self.chain_of(token));
+            return self.complete(desk, token, Answer::Failed(error));
+        }
+        let deleted = self.kept(place, |kept| kept.deleted) == Some(true);
+        let Some(save) = self.waits_for(place).filter(|_| !deleted) else {
+            return self.complete(desk, token, Answer::Done);
+        };
+        self.kept(place, |kept| kept.waits.waiting.push((save, Wait::Barrier(token))));
+        self.save_soon(place);
+    }
+
+    /// What they have waited for is durable.
+    pub(super) fn end_waits(&self, desk: &Desk, waits: Vec<Wait>) {
+        for wait in waits {
+            match wait {
+                Wait::Reply(caller, request) => self.reply(desk, caller, request),
+                Wait::Barrier(token) => self.complete(desk, token, Answer::Done),
+            }
+        }
+    }
+
+    /// It will not be, or nobody knows.
+    pub(super) fn fail_waits(&self, desk: &Desk, waits: Vec<Wait>, kind: ErrorKind) {
+        for wait in waits {
+            match wait {
+                Wait::Reply(caller, request) => {
+                    let error = CallError::new(kind, Ran::Yes, request.head().path.chain());
+                    request.recycle();
+                    self.answer(desk, caller, Answer::Failed(error));
+                }
+                Wait::Barrier(token) => {
+                    let error = CallError::new(kind, Ran::Unknown, self.chain_of(token));
+                    self.complete(desk, token, Answer::Failed(error));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! One shard's way to the store.
+//!
+//! # Invariants
+//! - **H16** An answer is seen by its shard, asleep or not: it is left, then the flag is set, then the thread is woken.
+//!
+//! # Not here
+//! What is asked, and when.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use epicserver_store::{Done, Keeper, Op, OpId, Store, TooMany, Wake};
+
+use crate::inlet::Door;
+
+/// One shard's way to the store.
+pub(crate) struct Depot {
+    store: Box<dyn Store>,
+    rung: Arc<AtomicBool>,
+    /// What the store had no room for, in order: shards ask no more than it has room for, but one that was evicted has
+    /// forgotten what it had asked.
+    unsent: VecDeque<(OpId, Op)>,
+}
+
+impl Depot {
+    /// The way of the shard behind `door`.
+    ///
+    /// # Errors
+    /// [`TooMany`].
+    pub(crate) fn open(keeper: &dyn Keeper, door: &Arc<Door>) -> Result<Self, TooMany> {
+        let rung = Arc::new(AtomicBool::new(false));
+        let (flag, door) = (Arc::clone(&rung), Arc::clone(door));
+        let wake = Wake::new(move || {
+            flag.store(true, Ordering::Release);
+            door.unpark();
+        });
+        Ok(Self { store: keeper.handle(wake)?, rung, unsent: VecDeque::new() })
+    }
+
+    /// Whether there are answers.
+    pub(crate) fn has_come(&self) -> bool {
+        self.rung.load(Ordering::Acquire)
+    }
+
+    /// Takes the answers that have come.
+    pub(crate) fn poll(&mut self, done: &mut Vec<Done>) {
+        if !self.rung.swap(false, Ordering::AcqRel) {
+            return;
+        }
+        self.store.poll(done);
+        while let Some((id, op)) = self.unsent.pop_front() {
+            if let Err(op) = self.store.submit(id, op) {
+                self.unsent.push_front((id, op));
+                break;
+            }
+        }
+    }
+
+    pub(crate) fn submit(&mut self, id: OpId, op: Op) {
+        if !self.unsent.is_empty() {
+            return self.unsent.push_back((id, op));
+        }
+        if let Err(op) = self.store.submit(id, op) {
+            self.unsent.push_back((id, op));
+        }
+    }
+}
