@@ -58,10 +58,14 @@ pub const WEIGHT_MAX: u64 = 10_000;
 pub const CLASSES_MAX: usize = 31;
 /// Most that [`CoordinatorConfig::run`] may be.
 pub const RUN_MAX: u64 = 1 << 62;
-/// Servers that [`CoordinatorConfig::servers`] may name.
+/// Servers that [`CoordinatorConfig::servers`] or [`StoreConfig::servers`] may name.
 pub const SERVERS_MAX: usize = 16;
-/// Longest of [`CoordinatorConfig::servers`], in bytes.
+/// Longest of them, in bytes.
 pub const SERVER_BYTES_MAX: usize = 1024;
+/// Least that [`StoreConfig::cache`] may be, in bytes.
+pub const CACHE_BYTES_MIN: u64 = 1 << 20;
+/// Most that [`StoreConfig::cache`] may be, in bytes.
+pub const CACHE_BYTES_MAX: u64 = 1 << 40;
 /// Addresses that a node may be told to listen at.
 pub const LISTEN_MAX: usize = 16;
 /// Seeds that a node may be given.
@@ -115,6 +119,8 @@ pub struct Config {
     pub network: NetworkConfig,
     /// How it finds other nodes, beside those of this host and the seeds.
     pub discovery: DiscoveryConfig,
+    /// Where entities are saved.
+    pub store: StoreConfig,
     /// How it uses its machine.
     pub runtime: RuntimeConfig,
 }
@@ -163,7 +169,7 @@ pub struct CoordinatorConfig {
     /// What all keys in etcd begin with; `/epicserver/` unless set.
     pub prefix: String,
     /// The certificates by which it is reached; in the clear if absent.
-    pub tls: Option<CoordinatorTlsConfig>,
+    pub tls: Option<ServerTlsConfig>,
     /// Which of the nodes of a static fabric this is, counted from 0.
     #[serde(deserialize_with = "units::some_whole::<0, NODES_MAX, u32, _>")]
     pub rank: Option<u32>,
@@ -188,11 +194,12 @@ impl Default for CoordinatorConfig {
     }
 }
 
-/// `[coordinator.tls]`: TLS 1.3 to a coordinator that is reached over a network. `ca` is needed, `cert` and `key` go together.
+/// `[coordinator.tls]` and `[store.tls]`: TLS 1.3 to a server that is reached over a network. `ca` is needed, `cert` and `key`
+/// go together.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
-pub struct CoordinatorTlsConfig {
+pub struct ServerTlsConfig {
     /// The certificates that may have signed the server's, in PEM.
     pub ca: PathBuf,
     /// What this node shows, if the server wants to see something, in PEM.
@@ -482,6 +489,67 @@ pub enum Multicast {
     All,
     /// That of the interface of this name.
     Interface(String),
+}
+
+/// `[store]`: where entities are saved; the same on all nodes of a fabric.
+#[derive(Clone, PartialEq, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct StoreConfig {
+    /// Which it is; [`StoreKind::None`] unless set.
+    pub kind: StoreKind,
+    /// The file of the embedded store, which is made if it is not there; its folder is not. `epicserver.redb` unless set.
+    pub path: PathBuf,
+    /// Bytes of that file that are kept in memory, [`CACHE_BYTES_MIN`] to [`CACHE_BYTES_MAX`]; 64 MiB unless set.
+    #[serde(deserialize_with = "units::bytes::<CACHE_BYTES_MIN, CACHE_BYTES_MAX, _>")]
+    pub cache: u64,
+    /// The PostgreSQL servers that share the entities, at most [`SERVERS_MAX`], as `postgres://user:password@host/database` or
+    /// `host=… user=…`. Neither their number nor their order may change once something is saved.
+    #[serde(deserialize_with = "units::servers")]
+    pub servers: Vec<Secret>,
+    /// The certificates by which they are reached; in the clear if absent.
+    pub tls: Option<ServerTlsConfig>,
+}
+
+impl Default for StoreConfig {
+    fn default() -> Self {
+        Self {
+            kind: StoreKind::None,
+            path: PathBuf::from("epicserver.redb"),
+            cache: 64 << 20,
+            servers: Vec::new(),
+            tls: None,
+        }
+    }
+}
+
+/// Where entities are saved.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum StoreKind {
+    /// Nowhere: what leaves memory is forgotten.
+    #[default]
+    None,
+    /// In the memory of this process, until it ends: for tests of a node that is alone.
+    Memory,
+    /// In one file of this machine, by the embedded store.
+    Redb,
+    /// On PostgreSQL servers.
+    Postgres,
+}
+
+impl StoreKind {
+    /// Its name in a configuration.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Memory => "memory",
+            Self::Redb => "redb",
+            Self::Postgres => "postgres",
+        }
+    }
 }
 
 /// `[runtime]`: the use of the machine.

@@ -47,6 +47,7 @@ mod doctor;
 mod fabric;
 mod node;
 mod program;
+mod store;
 
 pub use client::Client;
 pub use config::Config;
@@ -92,6 +93,7 @@ pub use epicserver_wire::{
 };
 pub use fabric::FabricError;
 pub use node::{Builder, Node, NodeError};
+pub use store::StoreError;
 
 /// The result of a call, or of anything that makes calls.
 pub type Result<T, E = CallError> = std::result::Result<T, E>;

@@ -8,10 +8,12 @@ use std::time::{Duration, Instant};
 use epicserver_entity::{Entity, Pool, Registry, RegistryError};
 use epicserver_shard::idle::Mode;
 use epicserver_shard::{Host, IoOptions, Options, StartError};
+use epicserver_store::Keeper;
 
-use crate::Client;
 use crate::config::Config;
 use crate::fabric::{self, Fabric, FabricError, Job, Joining};
+use crate::store::StoreError;
+use crate::{Client, store};
 
 /// How long a stopping node waits for what is under way, where nothing says otherwise.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -29,6 +31,9 @@ pub enum NodeError {
     /// The node cannot join its fabric.
     #[error(transparent)]
     Fabric(#[from] FabricError),
+    /// There is no store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
     /// The task that was to run panicked or was dropped.
     #[error("the task panicked, or the node stopped before it was done")]
     TaskLost,
@@ -128,6 +133,7 @@ impl Builder {
     pub fn start(self) -> Result<Node, NodeError> {
         let registry = Arc::new(self.registry.clone()?);
         let (joining, io) = self.joining(&registry)?.unzip();
+        let store = store::open(&self.config, io.is_some())?;
         let options = Options {
             shards: self.shards,
             registry,
@@ -139,11 +145,12 @@ impl Builder {
             run_dir: self.config.runtime.run_dir,
             fabric: io.is_some(),
             io,
-            origin: joining.as_ref().map_or(0, Joining::origin),
+            store: store.clone(),
+            origin: joining.as_ref().map_or_else(fabric::origin, Joining::origin),
         };
         let host = Host::start(options)?;
         let fabric = joining.map(|joining| Fabric::join(joining, &host)).transpose()?;
-        Ok(Node { host, fabric })
+        Ok(Node { host, fabric, _store: store })
     }
 
     fn joining(&self, registry: &Registry) -> Result<Option<(Joining, IoOptions)>, NodeError> {
@@ -162,6 +169,8 @@ impl Builder {
 pub struct Node {
     host: Host,
     fabric: Option<Fabric>,
+    /// Open for as long as shards save.
+    _store: Option<Arc<dyn Keeper>>,
 }
 
 impl Node {

@@ -19,9 +19,9 @@ use toml::de::{DeTable, DeValue, ValueDeserializer};
 
 use super::problem::nearest;
 use super::{
-    Config, ConfigError, CoordinatorConfig, CoordinatorKind, CoordinatorTlsConfig, DiscoveryConfig,
-    FILE, FILE_BYTES_MAX, FILE_VARIABLE, FabricConfig, Key, NetworkConfig, NodeConfig, Place,
-    Problem, RuntimeConfig, TipcConfig, TlsConfig, VerbsConfig,
+    Config, ConfigError, CoordinatorConfig, CoordinatorKind, DiscoveryConfig, FILE, FILE_BYTES_MAX,
+    FILE_VARIABLE, FabricConfig, Key, NetworkConfig, NodeConfig, Place, Problem, RuntimeConfig,
+    ServerTlsConfig, StoreConfig, StoreKind, TipcConfig, TlsConfig, VerbsConfig,
 };
 use fields::fields_of;
 
@@ -39,12 +39,14 @@ const SECTIONS: &[Section] = &[
     Section::of::<FabricConfig>("fabric"),
     Section::of::<NodeConfig>("node"),
     Section::of::<CoordinatorConfig>("coordinator"),
-    Section::of::<CoordinatorTlsConfig>("coordinator.tls"),
+    Section::of::<ServerTlsConfig>("coordinator.tls"),
     Section::of::<NetworkConfig>("network"),
     Section::of::<TlsConfig>("network.tls"),
     Section::of::<TipcConfig>("network.tipc"),
     Section::of::<VerbsConfig>("network.verbs"),
     Section::of::<DiscoveryConfig>("discovery"),
+    Section::of::<StoreConfig>("store"),
+    Section::of::<ServerTlsConfig>("store.tls"),
     Section::of::<RuntimeConfig>("runtime"),
 ];
 
@@ -124,6 +126,33 @@ fn wrong_coordinator(config: &CoordinatorConfig) -> Vec<&'static str> {
         }
         if tls.cert.is_some() != tls.key.is_some() {
             found.push("`coordinator.tls.cert` and `coordinator.tls.key` go together");
+        }
+    }
+    found
+}
+
+/// What is wrong with a store that no key shows alone.
+fn wrong_store(config: &StoreConfig) -> Vec<&'static str> {
+    let mut found = Vec::new();
+    match (config.kind, config.servers.len()) {
+        (StoreKind::Postgres, 0) => {
+            found.push("`store.kind` is \"postgres\", which needs at least one of `store.servers`");
+        }
+        (StoreKind::None | StoreKind::Memory | StoreKind::Redb, 1..) => {
+            found.push("`store.servers` is of no use to this `store.kind`");
+        }
+        (StoreKind::None | StoreKind::Memory | StoreKind::Redb, 0) | (StoreKind::Postgres, 1..) => {
+        }
+    }
+    if config.kind == StoreKind::Redb && config.path.as_os_str().is_empty() {
+        found.push("`store.kind` is \"redb\", which needs `store.path`");
+    }
+    if let Some(tls) = &config.tls {
+        if tls.ca.as_os_str().is_empty() {
+            found.push("`store.tls` needs `ca`");
+        }
+        if tls.cert.is_some() != tls.key.is_some() {
+            found.push("`store.tls.cert` and `store.tls.key` go together");
         }
     }
     found
@@ -358,8 +387,10 @@ impl<'a> Reading<'a> {
         if config.network.tls.as_ref().is_some_and(lacking) {
             self.in_whole("`network.tls` needs all of `ca`, `cert` and `key`".to_owned());
         }
-        wrong_coordinator(&config.coordinator)
+        let wrong = wrong_coordinator(&config.coordinator);
+        wrong
             .into_iter()
+            .chain(wrong_store(&config.store))
             .for_each(|what| self.in_whole(what.to_owned()));
     }
 

@@ -13,7 +13,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::FabricError;
 #[cfg(any(feature = "postgres", feature = "etcd"))]
-use crate::config::CoordinatorConfig;
+use crate::config::ServerTlsConfig;
 use crate::config::{Config, CoordinatorKind};
 
 /// What becomes of a node by the coordinator of its fabric.
@@ -86,7 +86,7 @@ fn postgres(config: &Config, place: &Place<'_>, wake: Wake) -> Result<Chosen, Fa
     let given = &config.coordinator;
     let options = epicserver_postgres::coordinator::Options {
         server: given.servers.first().map(|server| server.reveal().to_owned()).unwrap_or_default(),
-        tls: files(given),
+        tls: given.tls.as_ref().map(files),
         fabric: place.fabric(config),
     };
     let opened = epicserver_postgres::coordinator::open(&options, wake);
@@ -105,7 +105,7 @@ fn etcd(config: &Config, place: &Place<'_>, wake: Wake) -> Result<Chosen, Fabric
     let user = given.user.as_ref().zip(given.password.as_ref());
     let options = epicserver_etcd::Options {
         endpoints: given.servers.iter().map(|server| server.reveal().to_owned()).collect(),
-        tls: files(given),
+        tls: given.tls.as_ref().map(files),
         user: user.map(|(name, password)| epicserver_etcd::User {
             name: name.clone(),
             password: password.reveal().to_owned(),
@@ -124,11 +124,10 @@ fn etcd(_: &Config, _: &Place<'_>, _: Wake) -> Result<Chosen, FabricError> {
 }
 
 #[cfg(any(feature = "postgres", feature = "etcd"))]
-fn files(given: &CoordinatorConfig) -> Option<epicserver_coordinator::tls::Files> {
+pub(crate) fn files(tls: &ServerTlsConfig) -> epicserver_coordinator::tls::Files {
     use epicserver_coordinator::tls::{Files, Own};
-    let tls = given.tls.as_ref()?;
     let own = tls.cert.clone().zip(tls.key.clone()).map(|(cert, key)| Own { cert, key });
-    Some(Files { ca: tls.ca.clone(), own })
+    Files { ca: tls.ca.clone(), own }
 }
 
 /// A fabric that is told to look for nodes of other machines cannot agree by files of this one.

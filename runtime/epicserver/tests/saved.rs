@@ -1,0 +1,130 @@
+//! Entities that outlive their node: one that stops, and one that is killed at any moment.
+
+#[expect(dead_code, reason = "its setups are of nodes that save nothing")]
+mod common;
+#[path = "saved/killed.rs"]
+mod killed;
+#[path = "common/run_dir.rs"]
+mod run_dir;
+
+use std::num::NonZeroUsize;
+use std::path::Path;
+
+use common::within;
+use epicserver::config::{CoordinatorKind, Secret, StoreKind};
+use epicserver::prelude::*;
+use epicserver::{Config, NodeError};
+use run_dir::RunDir;
+
+/// Saved when its node stops, or after a while.
+#[entity(key = u64)]
+#[derive(Default)]
+struct Counter {
+    count: u64,
+}
+
+#[entity]
+impl Counter {
+    pub fn add(&mut self) -> u64 {
+        self.count += 1;
+        self.count
+    }
+
+    pub fn delete(&mut self, at: At<Self>) {
+        at.delete();
+    }
+}
+
+/// Saved before each reply.
+#[entity(key = u64, saved = "every_turn")]
+#[derive(Default)]
+struct Account {
+    count: u64,
+}
+
+#[entity]
+impl Account {
+    pub fn add(&mut self) -> u64 {
+        self.count += 1;
+        self.count
+    }
+
+    pub fn count(&self) -> u64 {
+        self.count
+    }
+}
+
+fn config(folder: &Path) -> Config {
+    let mut config = Config::default();
+    config.store.kind = StoreKind::Redb;
+    config.store.path = folder.join("store.redb");
+    config.node.shards = NonZeroUsize::new(2);
+    config.runtime.run_dir = Some(folder.to_owned());
+    config
+}
+
+fn node(config: &Config) -> Result<Node, NodeError> {
+    Node::builder().config(config).pin(false).entity::<Counter>().entity::<Account>().start()
+}
+
+const ENTITIES: u64 = 100;
+
+async fn add_to_all(pool: Pool) -> Vec<(u64, u64)> {
+    let mut counts = Vec::new();
+    for key in 0..ENTITIES {
+        let (counter, account) = (pool.get::<Counter>(key), pool.get::<Account>(key));
+        let both = (counter.add(), account.add());
+        counts.push((both.0.await.unwrap(), both.1.await.unwrap()));
+    }
+    counts
+}
+
+#[test]
+fn entities_go_on_where_they_were_when_their_node_is_started_again() {
+    within(|| {
+        let folder = RunDir::new();
+        for run in 1..=3 {
+            let node = node(&config(folder.path())).unwrap();
+            let counts = node.run(add_to_all).unwrap();
+            assert_eq!(counts, vec![(run, run); 100]);
+            assert!(node.stop());
+        }
+    });
+}
+
+#[test]
+fn what_was_deleted_begins_anew_in_the_next_node_too() {
+    within(|| {
+        let folder = RunDir::new();
+        for _ in 0..2 {
+            let node = node(&config(folder.path())).unwrap();
+            let count = node.run(async |pool| {
+                let counter = pool.get::<Counter>(1);
+                let count = counter.add().await.unwrap();
+                counter.delete().await.unwrap();
+                count
+            });
+            assert_eq!(count.unwrap(), 1);
+            assert!(node.stop());
+        }
+    });
+}
+
+#[test]
+fn a_store_that_cannot_be_opened_or_that_other_nodes_could_not_read_is_refused_with_what_to_choose()
+{
+    let folder = RunDir::new();
+    let mut config = config(folder.path());
+    config.store.path = folder.path().join("nowhere/store.redb");
+    let error = node(&config).unwrap_err().to_string();
+    assert!(error.contains("nowhere/store.redb"), "{error}");
+    config.fabric.nodes = 2;
+    config.store.kind = StoreKind::Memory;
+    let error = node(&config).unwrap_err().to_string();
+    assert!(error.contains("memory") && error.contains("postgres"), "{error}");
+    config.store.kind = StoreKind::Redb;
+    config.coordinator.kind = CoordinatorKind::Etcd;
+    config.coordinator.servers = vec![Secret::new("http://127.0.0.1:1")];
+    let error = node(&config).unwrap_err().to_string();
+    assert!(error.contains("redb") && error.contains("postgres"), "{error}");
+}
