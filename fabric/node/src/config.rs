@@ -52,12 +52,6 @@ pub struct Saves {
     pub began_ms: u64,
 }
 
-impl Saves {
-    /// Epochs of a store for each number of a view: views are numbered by the second, and nodes in no fabric by the
-    /// millisecond, so that a store may be used by either after the other.
-    pub const EPOCHS_A_VIEW: u64 = 1000;
-}
-
 /// A known way for a shard to be wrong, that no fault of the world around it could show.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]

@@ -133,7 +133,7 @@ impl Core {
         }
         let me = self.realm.borrow().ownership.as_ref().map_or(saves.node, |view| view.me());
         let fence = epicserver_entity::Host::fence(self, id);
-        Owner { node: me, epoch: fence.saturating_mul(Saves::EPOCHS_A_VIEW) }
+        Owner { node: me, epoch: fence }
     }
 
     /// Milliseconds of the clock that all nodes share.

@@ -62,15 +62,13 @@ pub struct Config {
     pub renew: Duration,
     /// How much earlier this node holds its lease for over.
     pub margin: Duration,
-    /// The number of the first view, where this node is the one that makes it; not 0.
-    pub first: u64,
     /// Where directories are kept; nodes of one process may share one.
     pub atlas: Atlas,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { ttl: TTL, renew: RENEW, margin: MARGIN, first: 1, atlas: Atlas::default() }
+        Self { ttl: TTL, renew: RENEW, margin: MARGIN, atlas: Atlas::default() }
     }
 }
 

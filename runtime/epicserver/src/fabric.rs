@@ -219,26 +219,13 @@ impl Joining {
         let kind = config.coordinator.kind;
         let job = step.filter(|step| !step.leads()).map(|_| Arc::default());
         let seat = SeatToBe { member, chosen, kind, discovery, search, ways, wanted, bell, job };
-        Ok((
-            Self {
-                seat,
-                config: control::Config { first: first_view(), ..control::Config::default() },
-            },
-            options,
-        ))
+        Ok((Self { seat, config: control::Config::default() }, options))
     }
 
     /// What tells this node's chains apart from those of others.
     pub(crate) fn origin(&self) -> u32 {
         u32::try_from(self.seat.member.node().as_u64() >> 40).unwrap_or(0)
     }
-}
-
-/// The number of the first view of a fabric: the second after this one. Stores refuse owners of earlier views, and a
-/// coordinator may forget what it knew while a store does not.
-fn first_view() -> u64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH);
-    now.map_or(1, |now| now.as_secs() + 1)
 }
 
 /// What tells the chains of a node that is in no fabric apart from those of others.

@@ -53,8 +53,6 @@ pub(super) struct Life {
     pub(super) member: Member,
     pub(super) ttl: Duration,
     pub(super) renew: Duration,
-    /// The number of the first view.
-    pub(super) first: u64,
     pub(super) atlas: Atlas,
     pub(super) draw: Draw,
     next_ask: u64,
@@ -103,7 +101,6 @@ impl Life {
             member,
             ttl: config.ttl,
             renew: config.renew,
-            first: config.first,
             atlas: config.atlas.clone(),
             next_ask: asks,
             over: false,

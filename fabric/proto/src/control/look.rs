@@ -221,7 +221,7 @@ impl Life {
         lessees: &[Lessee],
         out: &mut Vec<Effect>,
     ) {
-        let Some(plan) = plan(self.view.as_deref(), lessees, self.first) else {
+        let Some(plan) = plan(self.view.as_deref(), lessees) else {
             self.need = None;
             self.look_at = self.next_look(now, rank);
             if rank == 0 {

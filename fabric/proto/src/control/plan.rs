@@ -61,10 +61,9 @@ pub(super) struct Plan {
     pub(super) ends: Vec<NodeId>,
 }
 
-/// What should be changed, if anything; `lessees` are by node. `first` is the number of the first view.
-pub(super) fn plan(current: Option<&View>, lessees: &[Lessee], first: u64) -> Option<Plan> {
-    let number = first.saturating_sub(1);
-    let nothing = View { number, members: Vec::new(), history: Vec::new() };
+/// What should be changed, if anything; `lessees` are by node.
+pub(super) fn plan(current: Option<&View>, lessees: &[Lessee]) -> Option<Plan> {
+    let nothing = View { number: 0, members: Vec::new(), history: Vec::new() };
     let current = current.unwrap_or(&nothing);
     next(current, lessees, true).or_else(|| next(current, lessees, false))
 }
@@ -204,11 +203,8 @@ mod tests {
     fn the_first_view_has_all_who_wait() {
         let lessees = [lessee(1, Wants::Join, 0), lessee(4, Wants::Join, 0), expired(6)];
         let ends = ids(&[6]);
-        assert_eq!(
-            plan(None, &lessees, 1),
-            Some(Plan { view: view(1, &[1, 4], Vec::new()), ends })
-        );
-        assert_eq!(plan(None, &[], 1), None);
+        assert_eq!(plan(None, &lessees), Some(Plan { view: view(1, &[1, 4], Vec::new()), ends }));
+        assert_eq!(plan(None, &[]), None);
     }
 
     #[test]
@@ -217,7 +213,7 @@ mod tests {
         let mut lessees = stay(&[1, 2], 5);
         lessees.push(lessee(3, Wants::Join, 0));
         let next = view(6, &[1, 2, 3], vec![past(5, &[1, 2])]);
-        assert_eq!(plan(Some(&current), &lessees, 1), Some(Plan { view: next, ends: Vec::new() }));
+        assert_eq!(plan(Some(&current), &lessees), Some(Plan { view: next, ends: Vec::new() }));
     }
 
     #[test]
@@ -225,20 +221,20 @@ mod tests {
         let current = view(5, &[1, 2, 3], Vec::new());
         let lessees = [lessee(1, Wants::Stay, 5), expired(3)];
         let next = Plan { view: view(6, &[1], Vec::new()), ends: ids(&[2, 3]) };
-        assert_eq!(plan(Some(&current), &lessees, 1), Some(next));
+        assert_eq!(plan(Some(&current), &lessees), Some(next));
     }
 
     #[test]
     fn who_leaves_stays_a_member_that_owns_nothing_until_its_lease_has_ended() {
         let current = view(5, &[1, 2], Vec::new());
         let lessees = [lessee(1, Wants::Stay, 5), lessee(2, Wants::Leave, 5)];
-        let first = plan(Some(&current), &lessees, 1).unwrap();
+        let first = plan(Some(&current), &lessees).unwrap();
         let mut leaving = member(2);
         (leaving.leaving, leaving.share.weight) = (true, 0);
         assert_eq!(first.view.members, [member(1), leaving]);
         assert_eq!(first.view.history, [past(5, &[1, 2])]);
-        assert_eq!(plan(Some(&first.view), &lessees, 1), None, "it is handing over");
-        let gone = plan(Some(&first.view), &lessees[..1], 1).unwrap();
+        assert_eq!(plan(Some(&first.view), &lessees), None, "it is handing over");
+        let gone = plan(Some(&first.view), &lessees[..1]).unwrap();
         assert_eq!((gone.view, gone.ends), (view(7, &[1], Vec::new()), ids(&[2])));
     }
 
@@ -248,9 +244,9 @@ mod tests {
         let mut lessees = stay(&[1, 2], 6);
         lessees.push(lessee(3, Wants::Stay, 0));
         let next = Plan { view: view(7, &[1, 2, 3], Vec::new()), ends: Vec::new() };
-        assert_eq!(plan(Some(&current), &lessees, 1), Some(next), "3 never held anything before");
+        assert_eq!(plan(Some(&current), &lessees), Some(next), "3 never held anything before");
         lessees[1] = lessee(2, Wants::Stay, 5);
-        assert_eq!(plan(Some(&current), &lessees, 1), None);
+        assert_eq!(plan(Some(&current), &lessees), None);
     }
 
     #[test]
@@ -258,7 +254,7 @@ mod tests {
         let current = view(7, &[1, 2, 4], vec![past(5, &[1, 2]), past(6, &[1, 2, 3, 4])]);
         let mut lessees = stay(&[1, 2, 4], 5);
         lessees.push(lessee(9, Wants::Join, 0));
-        let next = plan(Some(&current), &lessees, 1).unwrap().view;
+        let next = plan(Some(&current), &lessees).unwrap().view;
         assert_eq!(next.history, [past(5, &[1, 2]), past(7, &[1, 2, 4])]);
     }
 
@@ -269,15 +265,15 @@ mod tests {
         let current = view(17, &nodes, pasts.collect());
         let mut lessees = stay(&nodes, 1);
         lessees.push(lessee(18, Wants::Join, 0));
-        assert_eq!(plan(Some(&current), &lessees, 1), None);
+        assert_eq!(plan(Some(&current), &lessees), None);
         lessees[3].lives = false;
-        let Plan { view: next, ends } = plan(Some(&current), &lessees, 1).unwrap();
+        let Plan { view: next, ends } = plan(Some(&current), &lessees).unwrap();
         assert_eq!(ends, ids(&[4]));
         assert!(next.history.len() <= HISTORY_MAX);
         assert!(!next.has(NodeId::new(18)));
         let lessees: Vec<Lessee> =
             (stay(&nodes, 9)).into_iter().chain([lessee(18, Wants::Join, 0)]).collect();
-        assert!(plan(Some(&current), &lessees, 1).unwrap().view.has(NodeId::new(18)));
+        assert!(plan(Some(&current), &lessees).unwrap().view.has(NodeId::new(18)));
     }
 
     #[test]
@@ -285,10 +281,10 @@ mod tests {
         let current = view(5, &[1], Vec::new());
         let mut lessees = stay(&[1], 5);
         lessees.extend((10..26).map(expired));
-        assert_eq!(plan(Some(&current), &lessees, 1), None);
+        assert_eq!(plan(Some(&current), &lessees), None);
         lessees.push(expired(26));
         assert_eq!(
-            plan(Some(&current), &lessees, 1).unwrap().ends,
+            plan(Some(&current), &lessees).unwrap().ends,
             ids(&(10..=26).collect::<Vec<u64>>())
         );
     }
@@ -299,7 +295,7 @@ mod tests {
         let mut lessees = stay(&[1, 2], 5);
         lessees[0].record.as_mut().unwrap().member.share.weight = 7;
         lessees[1].record = None;
-        let next = plan(Some(&current), &lessees, 1).unwrap().view;
+        let next = plan(Some(&current), &lessees).unwrap().view;
         assert_eq!(next.members[0].share.weight, 7);
         assert_eq!(next.members[1], member(2));
         assert_eq!(next.history, [past(5, &[1, 2])]);

@@ -14,7 +14,7 @@ use sha2::{Digest as _, Sha256};
 use super::FabricError;
 #[cfg(any(feature = "postgres", feature = "etcd"))]
 use crate::config::ServerTlsConfig;
-use crate::config::{Config, CoordinatorKind};
+use crate::config::{Config, CoordinatorKind, StoreKind};
 
 /// What becomes of a node by the coordinator of its fabric.
 pub(super) struct Chosen {
@@ -50,6 +50,12 @@ impl Place<'_> {
         }
         // Whoever has named a folder means nodes that share it.
         refuse_other_hosts(config)?;
+        if config.store.kind == StoreKind::Redb {
+            // A store refuses what saves under an earlier view, so that these are counted as long as it is there.
+            let mut beside = config.store.path.clone().into_os_string();
+            beside.push(format!(".fabric-{}", self.mark()));
+            return Ok(PathBuf::from(beside));
+        }
         Ok(self.dir.join(format!("coordinator-{}", self.mark())))
     }
 
