@@ -263,7 +263,7 @@ mod tests {
 
     #[test]
     fn seeds_of_whole_fabrics_that_once_failed_pass() {
-        let handover = [2, 1169, 2038, 2350, 3193, 1_892_301_201].map(|seed| ("handover", seed));
+        let handover = [2, 1169, 2038, 2350, 3193, 1_892_301_201, 821_140_200_072].map(|seed| ("handover", seed));
         let shards = [97, 155, 1105, 2174, 2558, 3363].map(|seed| ("shards", seed));
         for (name, seed) in handover.into_iter().chain(shards) {
             let scenario = Scenario::named(name).expect("it comes with the simulator");
