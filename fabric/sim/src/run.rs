@@ -256,7 +256,7 @@ mod tests {
         // evicted first.
         let order = [143, 1_004_499_098_039, 936_709_893_337, 19_228_940_951_838, 363_536_455_834];
         let returned = [791_798_752_698, 606_402_428_506];
-        let others = [5317, 1_004_499_096_840, 1_004_499_098_745, 936_709_892_475];
+        let others = [5317, 1_004_499_096_840, 1_004_499_098_745, 936_709_892_475, 491_382_148_857];
         for seed in order.into_iter().chain(returned).chain(others) {
             assert_eq!(run(seed, None, None).violation, None, "{}", replay_line(seed, None, None));
         }
