@@ -12,15 +12,17 @@
 //! # Not here
 //! Who owns the slot now, and when he may serve it.
 
-use epicserver_entity::{Desk, Request, Target};
-use epicserver_proto::{Epoch, SlotId, Waiting as _};
+use std::collections::BTreeSet;
+
+use epicserver_entity::{Caller, Desk, Head, Request, Target};
+use epicserver_proto::{Epoch, SlotId};
 use epicserver_wire::frame::{Frame, Part};
 use epicserver_wire::{ErrorKind, Time, limits};
 
 use crate::Effect;
 use crate::config::Fault;
 use crate::core::{Core, Mail, Ready};
-use crate::realm::{Drain, Realm, Stage};
+use crate::realm::{Drain, Lane, Realm, Stage};
 
 /// Activations that are looked at in one step.
 const BATCH: u32 = 64;
@@ -39,7 +41,8 @@ impl Core {
                 realm.drained.push(slot);
                 continue;
             }
-            let drain = Drain { epoch, view, since, stage: Stage::First, swept: false };
+            let stage = Stage::First;
+            let drain = Drain { epoch, view, since, stage, swept: false, kept: false };
             realm.drains.insert(slot, drain);
             realm.sweeps.push_back(slot);
             if self.drains_too_soon() {
@@ -134,18 +137,17 @@ impl Core {
     fn empty(&self, desk: &Desk, place: u32, drain: &Drain) {
         self.table.borrow_mut().set_emptied(place);
         let over = drain.stage == Stage::Over;
-        let goes = |mail: &Mail, parked: bool| match mail {
-            Mail::Call(request) => over || !(parked || self.is_old(drain, request)),
-            Mail::Section(_) => false,
-        };
-        let gone = self.table.borrow_mut().withdraw_all(place, |table, mail| {
-            goes(mail, table.has_turn_of(place, mail.path().chain()))
+        let mut stays = self.stays(place, drain).into_iter();
+        let gone = self.table.borrow_mut().withdraw_all(place, |mail| {
+            let stays = stays.next() == Some(true);
+            matches!(mail, Mail::Call(_)) && (over || !stays)
         });
         for mail in gone {
             let Mail::Call(request) = mail else { continue };
             // What was kept for a turn that is ended now would come behind what its caller has said since, and was
             // given back before it (I4).
-            if over && self.table.borrow().has_turn_of(place, request.head().path.chain()) {
+            let chain = request.head().path.chain();
+            if over && (drain.kept || self.table.borrow().has_turn_of(place, chain)) {
                 self.refuse(desk, request, ErrorKind::Moved);
             } else {
                 self.turn_away(desk, place, request);
@@ -159,6 +161,39 @@ impl Core {
             self.end(desk, place);
         } else {
             self.look_again(place);
+        }
+    }
+
+    /// Which of those that wait at an activation stay there, in their order: who may still enter, and tells that stand
+    /// before a call which may for the sake of a turn. Once that has ended the call does not pass them any more, and
+    /// they have to begin here too (I4). Whose tell it is nobody knows here, but by which way it came.
+    fn stays(&self, place: u32, drain: &Drain) -> Vec<bool> {
+        let table = self.table.borrow();
+        let mail: Vec<&Mail> = table.waiting(place).collect();
+        let mut lanes = BTreeSet::new();
+        let look = |mail: &&Mail| {
+            let Mail::Call(request) = mail else { return true };
+            let Head { caller, path, .. } = request.head();
+            let (old, lane) = (self.is_old(drain, request), self.lane_of(*caller));
+            let parked = table.has_turn_of(place, path.chain());
+            if parked && !old {
+                lanes.insert(lane);
+            }
+            old || parked || (is_tell(*caller) && lanes.contains(&lane))
+        };
+        let mut stays: Vec<bool> = mail.iter().rev().map(look).collect();
+        stays.reverse();
+        stays
+    }
+
+    /// By which way a call came.
+    fn lane_of(&self, caller: Caller) -> Lane {
+        match caller {
+            Caller::Nobody => Lane::Here(self.shard_id()),
+            Caller::Token { shard, .. } | Caller::Teller { shard } => Lane::Here(shard),
+            Caller::Remote { link, shard, .. } | Caller::RemoteTeller { link, shard } => {
+                Lane::There(link, shard)
+            }
         }
     }
 
@@ -196,6 +231,7 @@ impl Core {
                 };
                 next = next.min(due);
                 if stage > drain.stage {
+                    drain.kept = drain.stage == Stage::Last && drain.swept;
                     (drain.stage, drain.swept) = (stage, false);
                     realm.sweeps.push_back(*slot);
                 }
@@ -230,5 +266,12 @@ impl Core {
             let left = u32::try_from(realm.drains.len()).unwrap_or(u32::MAX);
             self.effect(Effect::Drained { view, slots, left });
         }
+    }
+}
+
+fn is_tell(caller: Caller) -> bool {
+    match caller {
+        Caller::Nobody | Caller::Teller { .. } | Caller::RemoteTeller { .. } => true,
+        Caller::Token { .. } | Caller::Remote { .. } => false,
     }
 }

@@ -100,7 +100,7 @@ impl Core {
         };
         match verdict {
             Ok(true) => {
-                self.lock_granted(desk, (place, name), turn, token);
+                self.granted(desk, turn, token, Some((place, name)));
             }
             Ok(false) => {}
             Err(kind) => {
@@ -110,13 +110,12 @@ impl Core {
         }
     }
 
-    fn lock_granted(&self, desk: &Desk, at: (u32, &'static str), turn: u32, token: Token) -> bool {
-        let Some(section) = self.granted(desk, turn, token, false) else { return false };
+    /// The turn has the lock from now on.
+    pub(crate) fn locked(&self, at: (u32, &'static str), turn: u32, section: SectionId) {
         let path = self.table.borrow().path_of(turn).cloned().unwrap_or_default();
         if let Some(lock) = self.named.borrow_mut().locks.get_mut(&at) {
             lock.holder = Some((turn, section, path));
         }
-        true
     }
 
     /// The section ends: if it was a lock, the next one has it.
@@ -185,7 +184,7 @@ impl Core {
                 next
             };
             let Some((turn, token, _)) = next else { return };
-            if self.lock_granted(desk, (place, name), turn, token) {
+            if self.granted(desk, turn, token, Some((place, name))) {
                 return;
             }
         }

@@ -64,6 +64,8 @@ pub(crate) struct Drain {
     pub(crate) stage: Stage,
     /// What has not begun has been given back, as far as the stage wants it.
     pub(crate) swept: bool,
+    /// It was so in the stage before, when what was kept was kept for turns.
+    pub(crate) kept: bool,
 }
 
 /// What a shard knows of who owns what, and what waits there.

@@ -3,6 +3,7 @@
 //! # Invariants
 //! - **N7** A turn takes a section or lock only when no call that it made before is unanswered:
 //!   such a call does not know of the section, and could come back to wait for it unseen.
+//! - **N27** A turn whose activation was reset while it was polled takes nothing of the activation that has its place now.
 //!
 //! # Not here
 //! Exclusive methods: they hold their section from their start.
@@ -39,10 +40,12 @@ impl Core {
 
     /// The turn wants its activation to itself, or the lock called `name`.
     pub(crate) fn want(&self, desk: &Desk, turn: u32, token: Token, name: Option<&'static str>) {
-        match self.task(turn, |task| task.asked) {
+        match self.task(turn, |task| (task.asked, task.doomed)) {
             None => return self.fail(desk, turn, token, ErrorKind::NotInAnEntity),
-            Some(0) => {}
-            Some(_) => {
+            // **N27**: it waits until its poll returns, and ends then.
+            Some((_, true)) => return,
+            Some((0, false)) => {}
+            Some((_, false)) => {
                 self.task(turn, |task| task.wants = Some((token, name)));
                 return;
             }
@@ -76,31 +79,33 @@ impl Core {
 
     /// The turn has its activation to itself from now on.
     pub(crate) fn hold(&self, desk: &Desk, turn: u32, token: Token) {
-        self.granted(desk, turn, token, true);
+        self.granted(desk, turn, token, None);
     }
 
-    /// Gives the turn a section, and tells it. If it has given up, the section ends at once.
+    /// Gives the turn its activation, or a lock of it, and tells it. Says whether it has it: not if it has given up.
     pub(crate) fn granted(
         &self,
         desk: &Desk,
         turn: u32,
         token: Token,
-        hold: bool,
-    ) -> Option<SectionId> {
+        lock: Option<(u32, &'static str)>,
+    ) -> bool {
         if !desk.tickets().borrow_mut().waits(token) {
-            return None;
+            return false;
         }
-        let taken = self.table.borrow_mut().take(turn, hold);
+        let taken = self.table.borrow_mut().take(turn, lock.is_none());
         match taken {
             Ok(section) => {
+                // Before anybody is told of anything: whoever is may want the same lock (**N8**).
+                lock.into_iter().for_each(|lock| self.locked(lock, turn, section));
                 self.update_path(desk, turn);
                 self.complete(desk, token, Answer::Section(section));
                 self.cull(desk, turn);
-                Some(section)
+                true
             }
             Err(kind) => {
                 self.fail(desk, turn, token, kind);
-                None
+                false
             }
         }
     }

@@ -6,6 +6,8 @@
 //! # Invariants
 //! - **S6** Frames of one shard to another node arrive in the order in which they were sent, as they do
 //!   by any link.
+//! - **S13** Of a link that is closed in order each line is heard to its end before the link is down: of any link all
+//!   shards' frames go one way, and its end comes behind them.
 //!
 //! # Not here
 //! What a message means. Who is linked with whom, and until when: the world says so.
@@ -230,8 +232,18 @@ impl Net {
             return;
         }
         let tip = if side == 0 { link.tips[shard] } else { link.tips[shard].other() };
+        if self.lines.has_ended(tip) {
+            // S13: what was sent to this side is not all here yet, but nobody hears it any more.
+            return;
+        }
         let sent = self.lines.send(now, tip, Packet { head, body });
         assert!(sent.is_ok(), "S9: a frame of node {node} has a slot and no room");
+    }
+
+    /// Whether a side of a link has heard the end of each of its lines.
+    fn all_ended(&self, link: LinkId, side: usize) -> bool {
+        let mine = |tip: &Tip| if side == 0 { *tip } else { tip.other() };
+        self.links[&link].tips.iter().all(|tip| self.lines.has_ended(mine(tip)))
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -262,6 +274,7 @@ impl Net {
         match news {
             News::Frame(frame) => Some(Arrival::Frame { at, link, frame }),
             News::Room => Some(Arrival::Room { at, link }),
+            News::Over(Why::Closed) if !self.all_ended(link, side) => None,
             News::Over(_) => {
                 self.cut(now, at, link);
                 Some(Arrival::Down { at, link })

@@ -251,11 +251,12 @@ mod tests {
 
     #[test]
     fn seeds_that_once_failed_pass() {
-        // Calls that passed one which had come back; long sleeps, a restart that was evicted, a section held for long,
-        // a call between two shards of which one was evicted first.
-        let order = [143, 1_004_499_098_039, 936_709_893_337, 19_228_940_951_838];
+        // Calls that passed one which had come back, or a tell that had gone elsewhere; long sleeps, a restart that was
+        // evicted, a section held for long, a farewell that was cut short, a call between two shards of which one was
+        // evicted first.
+        let order = [143, 1_004_499_098_039, 936_709_893_337, 19_228_940_951_838, 363_536_455_834];
         let returned = [791_798_752_698, 606_402_428_506];
-        let others = [5317, 1_004_499_096_840, 1_004_499_098_745, 936_709_892_475];
+        let others = [5317, 1_004_499_096_840, 1_004_499_098_745, 936_709_892_475, 491_382_148_857];
         for seed in order.into_iter().chain(returned).chain(others) {
             assert_eq!(run(seed, None, None).violation, None, "{}", replay_line(seed, None, None));
         }
@@ -263,7 +264,8 @@ mod tests {
 
     #[test]
     fn seeds_of_whole_fabrics_that_once_failed_pass() {
-        let handover = [2, 1169, 2038, 2350, 3193, 1_892_301_201].map(|seed| ("handover", seed));
+        let handover = [2, 1169, 2038, 2350, 3193, 1_892_301_201, 821_140_200_072]
+            .map(|seed| ("handover", seed));
         let shards = [97, 155, 1105, 2174, 2558, 3363].map(|seed| ("shards", seed));
         for (name, seed) in handover.into_iter().chain(shards) {
             let scenario = Scenario::named(name).expect("it comes with the simulator");

@@ -37,6 +37,8 @@ impl Log {
 struct Once;
 
 static MADE: AtomicU32 = AtomicU32::new(0);
+/// How often a method that was reset has taken something of its entity.
+static TAKEN: AtomicU32 = AtomicU32::new(0);
 
 #[entity]
 impl Once {
@@ -127,6 +129,20 @@ impl Fragile {
         let kind = cx.this().break_in_a_turn().await.map_err(CallError::kind);
         Ok(format!("{kind:?}"))
     }
+
+    pub async fn break_itself_and_lock(cx: Cx<Self>) -> Result<()> {
+        let _panicked = cx.this().break_in_a_turn().await;
+        let guard = cx.lock("a").acquire().await?;
+        TAKEN.fetch_add(1, SeqCst);
+        drop(guard);
+        Ok(())
+    }
+
+    pub async fn break_itself_and_hold(mut cx: Cx<Self>) -> Result<()> {
+        let _panicked = cx.this().break_in_a_turn().await;
+        cx.exclusive(async |_| TAKEN.fetch_add(1, SeqCst)).await?;
+        Ok(())
+    }
 }
 
 fn all(builder: Builder) -> Builder {
@@ -196,6 +212,18 @@ fn n6_a_method_that_survives_the_panic_of_its_own_call_is_reset_as_well() {
             assert_eq!((error.kind(), error.ran()), (ErrorKind::Reset, Ran::Unknown));
             assert_eq!(fragile.call().await, Ok(1));
         }
+    });
+}
+
+#[test]
+fn n27_a_method_that_survives_the_panic_of_its_own_call_takes_no_lock_and_no_section() {
+    on_nodes(&[1, 2], all, async |pool: Pool| {
+        let fragile = pool.get::<Fragile>(5);
+        let error = fragile.break_itself_and_lock().await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Reset);
+        let error = fragile.break_itself_and_hold().await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Reset);
+        assert_eq!((fragile.call().await, TAKEN.load(SeqCst)), (Ok(1), 0));
     });
 }
 

@@ -215,12 +215,19 @@ impl<S, W: Waiting> Activations<S, W> {
         None
     }
 
+    /// All that wait, in their order.
+    pub fn waiting(&self, place: u32) -> impl Iterator<Item = &W> {
+        let first = self.activations.get(place).map_or(NONE, |activation| activation.first_mail);
+        let next = |mail: &&Mail<W>| self.mails.get(mail.next);
+        std::iter::successors(self.mails.get(first), next).map(|mail| &mail.waiting)
+    }
+
     /// Takes out all that wait and that `goes` says yes to, in their order.
-    pub fn withdraw_all(&mut self, place: u32, goes: impl Fn(&Self, &W) -> bool) -> Vec<W> {
+    pub fn withdraw_all(&mut self, place: u32, mut goes: impl FnMut(&W) -> bool) -> Vec<W> {
         let (mut taken, mut stay) = (Vec::new(), Vec::new());
         let mut mail = self.activations.get(place).map_or(NONE, |activation| activation.first_mail);
         while let Some(entry) = self.mails.get(mail) {
-            let list = if goes(self, &entry.waiting) { &mut taken } else { &mut stay };
+            let list = if goes(&entry.waiting) { &mut taken } else { &mut stay };
             list.push(mail);
             mail = entry.next;
         }

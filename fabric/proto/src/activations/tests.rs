@@ -308,11 +308,11 @@ fn those_that_are_withdrawn_and_those_that_stay_keep_their_order() {
         table.wait(place, shared(&chain(birth)));
     }
     let odd = |ask: &Ask| (0..9).any(|n| n % 2 == 1 && ask.path == chain(n));
-    let taken = table.withdraw_all(place, |_, ask| odd(ask));
+    let taken = table.withdraw_all(place, odd);
     assert_eq!(taken, [1, 3, 5, 7].map(|n| shared(&chain(n))));
     table.wait(place, shared(&chain(9)));
     assert_eq!(table.mails(place), 6);
     let rest: Vec<Ask> = std::iter::from_fn(|| table.pop(place)).collect();
     assert_eq!(rest, [0, 2, 4, 6, 8, 9].map(|n| shared(&chain(n))));
-    assert!(table.withdraw_all(place, |_, _| true).is_empty());
+    assert!(table.withdraw_all(place, |_| true).is_empty());
 }

@@ -86,7 +86,7 @@ impl Side {
         self.lane.pop_front_if(|(at, _)| *at <= now).map(|(_, freight)| freight)
     }
 
-    fn is_over(&self) -> bool {
+    pub(super) fn is_over(&self) -> bool {
         self.state == State::Over
     }
 

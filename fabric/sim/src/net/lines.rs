@@ -220,6 +220,11 @@ impl Lines {
         news
     }
 
+    /// Whether this side knows of the line's end.
+    pub(crate) fn has_ended(&self, tip: Tip) -> bool {
+        self.lines.get(&tip.line).is_none_or(|line| line.sides(tip.dialled).0.is_over())
+    }
+
     fn tips(&self) -> impl Iterator<Item = (Tip, &Line)> + '_ {
         let both = |number: u64| [false, true].map(|dialled| Tip { line: number, dialled });
         self.lines.iter().flat_map(move |(number, line)| both(*number).map(|tip| (tip, line)))

@@ -220,3 +220,27 @@ fn the_same_calls_give_the_same_times() {
     assert_eq!(run(6), run(6));
     assert_ne!(run(6), run(7));
 }
+
+#[test]
+fn s13_a_node_that_ends_in_order_is_heard_to_its_end_on_all_lines_before_the_link_is_down() {
+    for seed in 0..50 {
+        let mut net = Net::new(Rng::new(seed));
+        (0..2).for_each(|_| net.open());
+        let party = |node| Party { node, id: NodeId::new(node as u64 + 1), shards: 3 };
+        let [up, _] = net.connect(Time::ZERO, [party(0), party(1)]).unwrap();
+        let mut head = up.slots.reserve().unwrap();
+        assert!(head.extend(b"farewell"));
+        net.send(Time::ZERO, (0, 1, up.link), (head, None));
+        net.close(Time::ZERO, 0);
+        let mut heard = Vec::new();
+        while let Some(at) = net.deadline() {
+            let tip = net.arrived(at).next().unwrap();
+            heard.extend(net.take(at, tip).map(|arrival| match arrival {
+                Arrival::Frame { frame, .. } => String::from_utf8_lossy(frame.bytes()).into(),
+                Arrival::Room { .. } => "room".to_owned(),
+                Arrival::Down { .. } => "down".to_owned(),
+            }));
+        }
+        assert_eq!(heard, ["farewell", "down"], "seed {seed}");
+    }
+}
