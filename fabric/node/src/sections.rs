@@ -3,7 +3,7 @@
 //! # Invariants
 //! - **N7** A turn takes a section or lock only when no call that it made before is unanswered:
 //!   such a call does not know of the section, and could come back to wait for it unseen.
-//! - **N27** A turn whose activation was reset while it was polled takes nothing of the activation that has its place now.
+//! - **N33** A turn whose activation was reset while it was polled takes nothing of the activation that has its place now.
 //!
 //! # Not here
 //! Exclusive methods: they hold their section from their start.
@@ -42,7 +42,7 @@ impl Core {
     pub(crate) fn want(&self, desk: &Desk, turn: u32, token: Token, name: Option<&'static str>) {
         match self.task(turn, |task| (task.asked, task.doomed)) {
             None => return self.fail(desk, turn, token, ErrorKind::NotInAnEntity),
-            // **N27**: it waits until its poll returns, and ends then.
+            // **N33**: it waits until its poll returns, and ends then.
             Some((_, true)) => return,
             Some((0, false)) => {}
             Some((_, false)) => {
