@@ -1,6 +1,6 @@
 use epicserver::prelude::*;
 
-#[entity(saved = "every_turn")]
+#[entity(colour = "red")]
 #[derive(Default)]
 pub struct Player;
 
