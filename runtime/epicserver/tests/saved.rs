@@ -2,6 +2,9 @@
 
 #[expect(dead_code, reason = "its setups are of nodes that save nothing")]
 mod common;
+#[expect(dead_code, reason = "its other settings are for the tests of the store itself")]
+#[path = "../../../persistence/postgres/tests/common/mod.rs"]
+mod database;
 #[path = "saved/killed.rs"]
 mod killed;
 #[path = "common/run_dir.rs"]
@@ -11,9 +14,11 @@ use std::num::NonZeroUsize;
 use std::path::Path;
 
 use common::within;
+use database::Database;
 use epicserver::config::{CoordinatorKind, Secret, StoreKind};
 use epicserver::prelude::*;
 use epicserver::{Config, NodeError};
+use epicserver_coordinator::conformance::or_skip;
 use run_dir::RunDir;
 
 /// Saved when its node stops, or after a while.
@@ -63,6 +68,14 @@ fn config(folder: &Path) -> Config {
     config
 }
 
+/// The same with its entities on a server of PostgreSQL.
+fn on_server(folder: &Path, server: &str) -> Config {
+    let mut config = config(folder);
+    config.store.kind = StoreKind::Postgres;
+    config.store.servers = vec![Secret::new(server)];
+    config
+}
+
 fn node(config: &Config) -> Result<Node, NodeError> {
     Node::builder().config(config).pin(false).entity::<Counter>().entity::<Account>().start()
 }
@@ -89,6 +102,26 @@ fn entities_go_on_where_they_were_when_their_node_is_started_again() {
             assert_eq!(counts, vec![(run, run); 100]);
             assert!(node.stop());
         }
+    });
+}
+
+#[test]
+fn entities_that_go_to_another_node_take_along_what_they_are() {
+    let name = "entities that go to another node";
+    let Some(database) = or_skip(Database::start(&[]), name) else { return };
+    within(move || {
+        let folder = RunDir::new();
+        let mut config = on_server(folder.path(), &database.directly());
+        config.fabric.nodes = 2;
+        config.node.shards = NonZeroUsize::new(1);
+        let other = config.clone();
+        let other = std::thread::spawn(move || node(&other).unwrap());
+        let one = node(&config).unwrap();
+        let other = other.join().unwrap();
+        assert_eq!(one.run(add_to_all).unwrap(), vec![(1, 1); 100]);
+        assert!(one.stop(), "it hands over what it has, and has it saved");
+        assert_eq!(other.run(add_to_all).unwrap(), vec![(2, 2); 100]);
+        assert!(other.stop());
     });
 }
 

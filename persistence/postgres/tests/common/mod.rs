@@ -89,6 +89,11 @@ impl Database {
         format!("host=127.0.0.1 port={port} user=postgres dbname={}", self.name)
     }
 
+    /// How it is reached past the proxy.
+    pub(crate) fn directly(&self) -> String {
+        format!("host=127.0.0.1 port={} user=postgres dbname={}", self.port(), self.name)
+    }
+
     /// Has `statements` carried out, past the proxy.
     pub(crate) fn execute(&self, statements: &str) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -101,7 +106,7 @@ impl Database {
 
     /// A connection past the proxy, once the server has started.
     pub(crate) async fn connect(&self) -> tokio_postgres::Client {
-        let to = format!("host=127.0.0.1 port={} user=postgres dbname={}", self.port(), self.name);
+        let to = self.directly();
         loop {
             match tokio_postgres::connect(&to, tokio_postgres::NoTls).await {
                 Ok((client, connection)) => {

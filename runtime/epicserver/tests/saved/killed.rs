@@ -4,17 +4,22 @@
 
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Write as _};
+use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use epicserver::Config;
 use epicserver::prelude::*;
+use epicserver_coordinator::conformance::or_skip;
 
+use crate::database::Database;
 use crate::run_dir::RunDir;
-use crate::{Account, config, within};
+use crate::{Account, config, on_server};
 
 /// Says that a process is the node of such a test, and where its store is.
 const CHILD: &str = "EPIC_TEST_SAVED_CHILD";
+/// Says which server has it, if one has.
+const SERVER: &str = "EPIC_TEST_SAVED_SERVER";
 const LAG: Duration = Duration::from_millis(200);
 const KEYS: u64 = 16;
 
@@ -45,7 +50,9 @@ fn rounds() -> u64 {
 #[test]
 fn child() {
     let Ok(folder) = std::env::var(CHILD) else { return };
-    run_child(&config(folder.as_ref()));
+    let folder = Path::new(&folder);
+    let server = std::env::var(SERVER);
+    run_child(&server.map_or_else(|_| config(folder), |server| on_server(folder, &server)));
 }
 
 fn run_child(config: &Config) {
@@ -142,10 +149,13 @@ struct Killable {
 }
 
 impl Killable {
-    fn start(folder: &RunDir) -> Self {
+    fn start(folder: &RunDir, server: Option<&str>) -> Self {
         let program = std::env::current_exe().expect("tests have a file");
         let mut command = Command::new(program);
         command.args(["--exact", "killed::child", "--nocapture"]).env(CHILD, folder.path());
+        server.into_iter().for_each(|server| {
+            command.env(SERVER, server);
+        });
         let mut child = command.stdout(Stdio::piped()).spawn().expect("it can be started");
         let lines = BufReader::new(child.stdout.take().expect("it is piped"));
         Self { child, lines }
@@ -168,31 +178,40 @@ impl Drop for Killable {
 
 #[test]
 fn a_node_that_is_killed_at_any_moment_has_lost_nothing_that_it_said_was_saved() {
-    within(|| {
-        let folder = RunDir::new();
-        let mut said = Said::default();
-        let mut random = 88_172_645_463_325_252_u64;
-        for _ in 0..rounds() {
-            let mut node = Killable::start(&folder);
-            while !node.hear(&mut said) {}
-            // Marsaglia's xorshift: any numbers serve.
-            random ^= random << 13;
-            random ^= random >> 7;
-            random ^= random << 17;
-            let begun = Instant::now();
-            let life = Duration::from_millis(random % 600);
-            while begun.elapsed() < life {
-                node.hear(&mut said);
-            }
-            node.child.kill().expect("it is ours");
-            let killed = Instant::now();
-            // What it said before it was killed counts too.
-            let mut rest = String::new();
-            drop(std::io::Read::read_to_string(&mut node.lines, &mut rest));
-            rest.lines().filter(|line| line.starts_with("saved")).for_each(|line| {
-                said.hear(line);
-            });
-            said.killed(killed);
+    kill_again_and_again(None);
+}
+
+#[test]
+fn on_postgres_a_node_that_is_killed_has_lost_nothing_either() {
+    let name = "a node that is killed, on postgres";
+    let Some(database) = or_skip(Database::start(&[]), name) else { return };
+    kill_again_and_again(Some(&database.directly()));
+}
+
+fn kill_again_and_again(server: Option<&str>) {
+    let folder = RunDir::new();
+    let mut said = Said::default();
+    let mut random = 88_172_645_463_325_252_u64;
+    for _ in 0..rounds() {
+        let mut node = Killable::start(&folder, server);
+        while !node.hear(&mut said) {}
+        // Marsaglia's xorshift: any numbers serve.
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        let begun = Instant::now();
+        let life = Duration::from_millis(random % 600);
+        while begun.elapsed() < life {
+            node.hear(&mut said);
         }
-    });
+        node.child.kill().expect("it is ours");
+        let killed = Instant::now();
+        // What it said before it was killed counts too.
+        let mut rest = String::new();
+        drop(std::io::Read::read_to_string(&mut node.lines, &mut rest));
+        rest.lines().filter(|line| line.starts_with("saved")).for_each(|line| {
+            said.hear(line);
+        });
+        said.killed(killed);
+    }
 }
