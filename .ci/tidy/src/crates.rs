@@ -6,7 +6,8 @@
 //! - A transport sees only `link` and `wire`; what keeps state or views (a store, a coordinator, or both) only `store`, `record`,
 //!   `coordinator` and `wire`.
 //! - `coordinator` sees only `wire` and `proto`, whose data types it passes on.
-//! - Only the façade names a concrete transport, store or coordinator that needs a server.
+//! - Only the façade names a concrete transport, store or coordinator that needs a server; but what shares the embedded store
+//!   among processes stands on that one.
 //! - A published crate has a description, licence, repository, readme and settings for its documentation.
 //!
 //! # Not here
@@ -49,6 +50,9 @@ const COORDINATOR: &str = "runtime/coordinator";
 /// What crates that keep state or views may see of ours.
 const SEEN_BY_KEEPERS: &[&str] =
     &["persistence/store", COORDINATOR, "fabric/record", "fabric/wire"];
+
+/// What shares a store, and the store that it shares.
+const SHARED: (&str, &str) = ("persistence/shared", "persistence/redb");
 
 /// A dependency of the shipped crate or of its build script.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -158,6 +162,9 @@ fn refused_ours(dir: &str, to: &str) -> Option<&'static str> {
     if dir.starts_with("fabric/") {
         return refused_in_fabric(dir, to);
     }
+    if (dir, to) == SHARED {
+        return None;
+    }
     if is_concrete(to) && dir != FACADE {
         return Some("only the façade names concrete transports, stores and coordinators");
     }
@@ -239,6 +246,16 @@ mod tests {
         assert!(allowed("runtime/shard", "transports/link"));
         assert!(!allowed("runtime/shard", "transports/tcp"));
         assert!(!allowed("bench", "persistence/redb"));
+    }
+
+    #[test]
+    fn what_shares_the_embedded_store_stands_on_that_one_alone() {
+        assert!(allowed("persistence/shared", "persistence/redb"));
+        assert!(allowed("persistence/shared", "persistence/store"));
+        assert!(allowed(FACADE, "persistence/shared"));
+        assert!(!allowed("persistence/shared", "persistence/postgres"));
+        assert!(!allowed("persistence/shared", "fabric/proto"));
+        assert!(!allowed("persistence/redb", "persistence/shared"));
     }
 
     #[test]

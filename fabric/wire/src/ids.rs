@@ -60,6 +60,12 @@ impl TypeId {
     pub const fn as_u32(self) -> u32 {
         self.0
     }
+
+    /// The id that the wire or a store carries as `id`.
+    #[must_use]
+    pub const fn from_u32(id: u32) -> Self {
+        Self(id)
+    }
 }
 
 impl fmt::Debug for TypeId {

@@ -56,12 +56,13 @@ pub(crate) fn open(config: &Config, joins: bool) -> Result<Option<Arc<dyn Keeper
 }
 
 fn embedded(config: &Config) -> Result<Arc<dyn Keeper>, StoreError> {
-    let options = epicserver_redb::Options {
+    let options = epicserver_shared::Options {
         path: config.store.path.clone(),
         fabric: config.fabric.name.to_string(),
         cache_bytes: usize::try_from(config.store.cache).unwrap_or(usize::MAX),
+        patience: epicserver_shared::limits::PATIENCE,
     };
-    let opened = epicserver_redb::open(&options);
+    let opened = epicserver_shared::open(&options);
     Ok(Arc::new(opened.map_err(|error| StoreError::Open(error.to_string()))?))
 }
 

@@ -107,11 +107,15 @@ fn entities_go_on_where_they_were_when_their_node_is_started_again() {
 
 #[test]
 fn entities_that_go_to_another_node_take_along_what_they_are() {
-    let name = "entities that go to another node";
+    let folder = RunDir::new();
+    go_to_another_node(config(folder.path()));
+    let name = "entities that go to another node, on postgres";
     let Some(database) = or_skip(Database::start(&[]), name) else { return };
+    go_to_another_node(on_server(folder.path(), &database.directly()));
+}
+
+fn go_to_another_node(mut config: Config) {
     within(move || {
-        let folder = RunDir::new();
-        let mut config = on_server(folder.path(), &database.directly());
         config.fabric.nodes = 2;
         config.node.shards = NonZeroUsize::new(1);
         let other = config.clone();

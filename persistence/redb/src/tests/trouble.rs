@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use epicserver_store::conformance::{Client, Scratch, Writing, barrel, owner};
-use epicserver_store::{Answer, Keeper as _, Op, Outcome, Slot, Trouble};
+use epicserver_store::{
+    Answer, Keeper as _, Lanes, Op, OpId, Outcome, Slot, Store as _, Trouble, Wake,
+};
 
 use super::disk::{Disk, Event};
 use crate::{Error, OpenError, Options, Redb, open};
@@ -130,4 +132,29 @@ fn a_file_is_open_once_and_of_one_fabric() {
     assert_eq!(std::fs::read(&file.0).unwrap(), vec![7; 100_000], "BK1: it is left as it is");
     let nowhere = Options { path: file.0.join("below"), ..options("ours") };
     assert!(open(&nowhere).unwrap_err().to_string().contains("below"));
+}
+
+#[test]
+fn an_op_that_another_store_has_taken_is_carried_out_for_it() {
+    let disk = Disk::default();
+    let redb = start(&disk);
+    let (lanes, mut ends) = Lanes::new(1, |_| 0);
+    let mut lane = ends.pop().unwrap();
+    let (ring, rung) = std::sync::mpsc::channel();
+    let mut handle = lanes.handle(Wake::new(move || ring.send(()).unwrap_or_default())).unwrap();
+    let claim = Op::Claim { owner: owner(1, 1), slots: vec![Slot::of(&barrel(0))] };
+    for (id, op) in (0..).zip([claim, save(1, 0, 100), save(2, 7, 100)]) {
+        handle.submit(OpId(id), op).unwrap();
+        redb.pass_on(lane.wait().unwrap());
+    }
+    let mut done = Vec::new();
+    while handle.unanswered() > 0 {
+        rung.recv_timeout(Duration::from_secs(60)).unwrap();
+        handle.poll(&mut done);
+    }
+    let outcome = |outcome| Ok(Answer::Committed(vec![outcome]));
+    let results: Vec<_> = done.into_iter().map(|done| done.result).collect();
+    let conflict = Outcome::Conflict { found: 0, by: None };
+    let claimed = Ok(Answer::Claimed { refused: Vec::new() });
+    assert_eq!(results, [claimed, outcome(Outcome::Saved), outcome(conflict)]);
 }
