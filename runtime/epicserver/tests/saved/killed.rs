@@ -14,12 +14,14 @@ use epicserver_coordinator::conformance::or_skip;
 
 use crate::database::Database;
 use crate::run_dir::RunDir;
-use crate::{Account, config, on_server};
+use crate::{Account, ENTITIES, add_to_all, config, node, on_server, within};
 
 /// Says that a process is the node of such a test, and where its store is.
 const CHILD: &str = "EPIC_TEST_SAVED_CHILD";
 /// Says which server has it, if one has.
 const SERVER: &str = "EPIC_TEST_SAVED_SERVER";
+/// Says that a process is one of two nodes, and where their fabric meets.
+const PARTNER: &str = "EPIC_TEST_SAVED_PARTNER";
 const LAG: Duration = Duration::from_millis(200);
 const KEYS: u64 = 16;
 
@@ -213,5 +215,66 @@ fn kill_again_and_again(server: Option<&str>) {
             said.hear(line);
         });
         said.killed(killed);
+    }
+}
+
+/// A node of a fabric of two, which serves until it is killed.
+#[test]
+fn partner() {
+    let Ok(folder) = std::env::var(PARTNER) else { return };
+    let partner = node(&of_two(folder.as_ref())).unwrap();
+    // Whoever has started it ends it, or has ended.
+    drop(std::io::stdin().lines().next());
+    drop(partner);
+}
+
+fn of_two(folder: &Path) -> Config {
+    let mut config = config(folder);
+    config.fabric.nodes = 2;
+    config.node.shards = std::num::NonZeroUsize::new(1);
+    config
+}
+
+#[test]
+fn when_the_process_that_has_the_embedded_store_is_killed_the_other_goes_on_with_all_that_was_saved()
+ {
+    within(|| {
+        let folder = RunDir::new();
+        let program = std::env::current_exe().expect("tests have a file");
+        let mut command = Command::new(program);
+        command.args(["--exact", "killed::partner"]).env(PARTNER, folder.path());
+        command.stdin(Stdio::piped()).stdout(Stdio::null());
+        let mut partner = command.spawn().expect("it can be started");
+        // Whoever is there first has the file.
+        let store = folder.path().join("store.redb");
+        while !store.exists() {
+            std::thread::yield_now();
+        }
+        let one = node(&of_two(folder.path())).unwrap();
+        assert_eq!(one.run(add_to_all).unwrap(), vec![(1, 1); 100]);
+        partner.kill().expect("it is ours");
+        partner.wait().expect("it was killed");
+        let counts = one.run(async |pool| {
+            let mut counts = Vec::new();
+            for key in 0..ENTITIES {
+                counts.push(until_it_answers(&pool.get::<Account>(key)).await);
+            }
+            counts
+        });
+        assert_eq!(counts.unwrap(), vec![1; 100]);
+        assert!(one.stop());
+    });
+}
+
+/// Until the lease of whoever had it has ended, and the store is open again.
+async fn until_it_answers(account: &Ref<Account>) -> u64 {
+    loop {
+        match account.count().await {
+            Ok(count) => return count,
+            Err(error) => assert!(
+                matches!(error.kind(), ErrorKind::NodeLost | ErrorKind::StoreUnavailable),
+                "{error}"
+            ),
+        }
     }
 }
