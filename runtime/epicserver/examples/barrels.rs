@@ -5,7 +5,8 @@
 //! Nobody says where anything lives, and the player's code reads like a loop over local objects.
 //!
 //! What carries the calls is a line of the configuration: `[network] transport = "tcp"` in
-//! `epicserver.toml`, or `EPICSERVER_NETWORK__TRANSPORT=tcp`. In a step of a Slurm job
+//! `epicserver.toml`, or `EPICSERVER_NETWORK__TRANSPORT=tcp`. With `[store] kind = "redb"`, or `EPICSERVER_STORE__KIND=redb`, the
+//! next game goes on where this one ended: the barrels stay hit, and the score stays. In a step of a Slurm job
 //! (`EPICSERVER_DISCOVERY__SLURM_PORT=7400 srun -N2 barrels`) its tasks are the processes, and rank 0 plays.
 
 #![expect(clippy::print_stdout, reason = "the game has an audience")]
@@ -17,6 +18,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use epicserver::Config;
+use epicserver::config::StoreKind;
 use epicserver::prelude::*;
 
 const BARRELS: u64 = 30;
@@ -34,6 +36,10 @@ impl Barrel {
     pub fn on_hit(&mut self) -> bool {
         self.hits += 1;
         self.hits == 1
+    }
+
+    pub fn hits(&self) -> u32 {
+        self.hits
     }
 }
 
@@ -56,7 +62,8 @@ impl Player {
     }
 }
 
-async fn play(pool: Pool) -> Result<(u32, Duration)> {
+/// The score, how often the first barrel was hit, and how long it took.
+async fn play(pool: Pool) -> Result<(u32, u32, Duration)> {
     let barrels: Vec<Ref<Barrel>> = (0..BARRELS).map(|i| pool.get(i)).collect();
     let bob = pool.get::<Player>("Bob: Slayer of armoured cylinders");
     let mut score = bob.enter_level(barrels.clone()).await?;
@@ -64,7 +71,8 @@ async fn play(pool: Pool) -> Result<(u32, Duration)> {
     for _ in 0..LEVELS {
         score = bob.enter_level(barrels.clone()).await?;
     }
-    Ok((score, start.elapsed()))
+    let took = start.elapsed();
+    Ok((score, pool.get::<Barrel>(0).hits().await?, took))
 }
 
 /// One of the nodes: what the configuration says, with one shard. There are two, or as many as a step has.
@@ -85,11 +93,12 @@ fn main() -> std::result::Result<(), Box<dyn Error>> {
     if std::env::args().nth(1).as_deref() == Some("second") {
         return serve();
     }
-    // A fabric of its own for each game, so that two at a time do not mix.
-    let fabric = format!("barrels-{}", std::process::id());
+    // A fabric of its own for each game, so that two at a time do not mix; but a game that is saved goes on.
+    let goes_on = Config::load(None)?.store.kind != StoreKind::None;
+    let fabric = (!goes_on).then(|| format!("barrels-{}", std::process::id()));
     let game = |role: &str| {
         let mut command = Command::new(std::env::current_exe()?);
-        command.arg(role).env("EPICSERVER_FABRIC__NAME", &fabric);
+        command.arg(role).envs(fabric.as_ref().map(|name| ("EPICSERVER_FABRIC__NAME", name)));
         Ok::<_, std::io::Error>(command)
     };
     if std::env::args().nth(1).as_deref() == Some("first") {
@@ -117,8 +126,9 @@ fn serve() -> std::result::Result<(), Box<dyn Error>> {
 
 fn play_here() -> std::result::Result<(), Box<dyn Error>> {
     let node = node()?;
-    let (score, took) = node.run(play)??;
+    let (score, hits, took) = node.run(play)??;
     println!("New high score: {score}");
+    println!("The first barrel was hit {hits} times");
     let calls = u64::from(LEVELS) * (BARRELS + 1);
     let each = took.as_nanos() / u128::from(calls);
     println!("{calls} calls over the processes, {each} ns each");
