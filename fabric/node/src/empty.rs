@@ -99,7 +99,7 @@ impl Core {
         for _ in 0..BATCH {
             let Some((slot, drain)) = self.next_swept() else {
                 self.answer_flushes(desk);
-                return self.trim();
+                return self.trim(desk);
             };
             let place = drain.and_then(|_| self.table.borrow_mut().next_swept());
             match (place, drain) {
@@ -165,12 +165,13 @@ impl Core {
     }
 
     /// Which of those that wait at an activation stay there, in their order: who may still enter, and tells that stand
-    /// before a call which may for the sake of a turn. Once that has ended the call does not pass them any more, and
-    /// they have to begin here too (I4). Whose tell it is nobody knows here, but by which way it came.
+    /// before a call which may for the sake of a turn, with all that stands before those. Once the turn has ended the
+    /// call does not pass the tells any more, and they have to begin here too (I4). Whose tell it is nobody knows here,
+    /// but by which way it came.
     fn stays(&self, place: u32, drain: &Drain) -> Vec<bool> {
         let table = self.table.borrow();
         let mail: Vec<&Mail> = table.waiting(place).collect();
-        let mut lanes = BTreeSet::new();
+        let (mut lanes, mut told) = (BTreeSet::new(), BTreeSet::new());
         let look = |mail: &&Mail| {
             let Mail::Call(request) = mail else { return true };
             let Head { caller, path, .. } = request.head();
@@ -179,7 +180,10 @@ impl Core {
             if parked && !old {
                 lanes.insert(lane);
             }
-            old || parked || (is_tell(*caller) && lanes.contains(&lane))
+            if is_tell(*caller) && lanes.contains(&lane) {
+                told.insert(lane);
+            }
+            old || parked || told.contains(&lane)
         };
         let mut stays: Vec<bool> = mail.iter().rev().map(look).collect();
         stays.reverse();

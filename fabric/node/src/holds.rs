@@ -170,7 +170,7 @@ impl Core {
         }
         self.hold_due.set(next);
         late.into_iter().for_each(|request| self.refuse(desk, request, ErrorKind::WouldDeadlock));
-        self.trim();
+        self.trim(desk);
     }
 
     /// Those that wait for `slot` go back if it was not this node's all the time, and a few of the others go in if

@@ -147,15 +147,24 @@ impl Remote {
 
     /// Shards to which something was said since a flush was asked for.
     pub(crate) fn used(&mut self) -> impl Iterator<Item = Lane> {
-        self.all_links().flat_map(|link| {
-            let used = (0..).zip(&link.passages).filter(|(_, passage)| passage.is_used());
-            used.map(|(shard, _)| Lane::There(link.id, ShardId::new(shard)))
+        self.lanes(Passage::is_used)
+    }
+
+    fn lanes(&mut self, are: fn(&Passage<Posted>) -> bool) -> impl Iterator<Item = Lane> {
+        self.all_links().flat_map(move |link| {
+            let lanes = (0..).zip(&link.passages).filter(move |(_, passage)| are(passage));
+            lanes.map(|(shard, _)| Lane::There(link.id, ShardId::new(shard)))
         })
     }
 
-    /// The earliest views that something undecided was said under.
-    pub(crate) fn undecided(&mut self) -> impl Iterator<Item = u64> {
-        self.passages().filter_map(|passage| passage.undecided_since())
+    /// Shards at which something was tried since a flush was asked for.
+    pub(crate) fn tried(&mut self) -> impl Iterator<Item = Lane> {
+        self.lanes(Passage::has_tried)
+    }
+
+    /// The first views that are still of interest to what was said.
+    pub(crate) fn of_interest(&mut self) -> impl Iterator<Item = u64> {
+        self.passages().filter_map(|passage| passage.of_interest_since())
     }
 
     /// Links over which something is undecided that was said before the view `floor`.
@@ -331,7 +340,7 @@ impl Core {
             self.complete(desk, token, Answer::Failed(error));
         }
         self.go_on(desk, freed);
-        self.trim();
+        self.trim(desk);
     }
 
     /// Every link is gone, and nothing that was to leave does.

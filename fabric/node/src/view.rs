@@ -15,7 +15,8 @@ use epicserver_wire::{Born, ClassId, LinkId, ShardId};
 
 use crate::Effect;
 use crate::core::Core;
-use crate::realm::{Lane, Traffic};
+use crate::realm::{Lane, Realm, Traffic};
+use crate::remote::Remote;
 
 /// A peer that does not decide what was said to it while so many views pass is given up.
 const DEAF: Violation = Violation::Unexpected("no answer to a flush over too many views");
@@ -86,7 +87,7 @@ impl Core {
         self.again(desk);
         self.go_on(desk, behind);
         self.answer_flushes(desk);
-        self.trim();
+        self.trim(desk);
         if let Some(before) = &before {
             self.depart(desk, before, &now);
         }
@@ -107,24 +108,14 @@ impl Core {
         here.chain(there).collect::<Vec<Lane>>().into_iter().for_each(|lane| self.ask(desk, lane));
     }
 
-    /// Earlier views that are of no more use are forgotten.
-    pub(crate) fn trim(&self) {
-        {
+    /// Earlier views that are of no more use are forgotten. If all are settled and something was tried meanwhile, it
+    /// is asked for: nobody else would end the time for which they are of use.
+    pub(crate) fn trim(&self, desk: &Desk) {
+        let tried = {
             let (realm, remote) = (&mut *self.realm.borrow_mut(), &mut *self.remote.borrow_mut());
-            if realm.pending == 0
-                && !realm.trail.is_empty()
-                && let Some(ownership) = &realm.ownership
-            {
-                let held = ownership.past().first().map(|(number, _)| *number);
-                let said = realm.ways.iter().filter_map(|way| way.undecided_since());
-                let said = said.chain(remote.undecided()).min();
-                let floor = held.into_iter().chain(said).chain([ownership.number()]).min();
-                realm.trail.trim(floor.unwrap_or(0));
-                if realm.trail.is_empty() {
-                    realm.bypassed.clear();
-                }
-            }
-        }
+            realm.trim(remote)
+        };
+        tried.into_iter().for_each(|lane| self.ask(desk, lane));
         self.tune();
     }
 
@@ -149,5 +140,28 @@ impl Core {
         });
         let direct = self.config.direct && realm.ownership.is_some() && !moves && !realm.tried;
         self.direct_calls.set(direct);
+    }
+}
+
+impl Realm {
+    /// Forgets earlier views. Gives the ways on which alone it depends that some cannot be (**PA4**).
+    fn trim(&mut self, remote: &mut Remote) -> Vec<Lane> {
+        let Some(ownership) = &self.ownership else { return Vec::new() };
+        if self.pending > 0 || self.trail.is_empty() {
+            return Vec::new();
+        }
+        let held = ownership.past().first().map(|(number, _)| *number);
+        let here = self.ways.iter().filter_map(|way| way.of_interest_since());
+        let floor = held.into_iter().chain(here).chain(remote.of_interest());
+        self.trail.trim(floor.chain([ownership.number()]).min().unwrap_or(0));
+        if self.trail.is_empty() {
+            self.bypassed.clear();
+        }
+        if held.is_some() {
+            return Vec::new();
+        }
+        let here = (0..).zip(&self.ways).filter(|(_, way)| way.has_tried());
+        let here = here.map(|(shard, _)| Lane::Here(ShardId::new(shard)));
+        here.chain(remote.tried()).collect()
     }
 }

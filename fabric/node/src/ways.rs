@@ -349,7 +349,7 @@ impl Core {
             freed
         };
         self.go_on(desk, freed);
-        self.trim();
+        self.trim(desk);
         Ok(())
     }
 

@@ -11,6 +11,8 @@
 //!   may not have been said here yet, then what has waited here.
 //! - **PA2** Nothing is taken out while a flush is unanswered: something may still be given back.
 //! - **PA3** Each flush has one answer.
+//! - **PA4** Who lost what is of interest from the time at which something is tried until it is decided: it may come
+//!   back, and what is made meanwhile waits behind it, also if the other side has emptied all by then.
 //!
 //! # Not here
 //! Who lost what (`trail`). How a flush gets there. Bounds: whoever puts something in counts.
@@ -139,6 +141,19 @@ impl<W> Passage<W> {
     #[must_use]
     pub fn undecided_since(&self) -> Option<u64> {
         (self.used || self.asked > 0).then_some(self.base)
+    }
+
+    /// The first view that is still of interest here: whoever lost something after it is to be remembered (**PA4**).
+    #[must_use]
+    pub fn of_interest_since(&self) -> Option<u64> {
+        // What was tried depends on a loss by an earlier view than any that is undecided.
+        if self.tried || self.asked > 0 { Some(0) } else { self.undecided_since() }
+    }
+
+    /// Whether something was tried since a flush was asked for.
+    #[must_use]
+    pub fn has_tried(&self) -> bool {
+        self.tried
     }
 
     /// Whether the other side empties slots.
@@ -308,5 +323,24 @@ mod tests {
         assert_eq!(passage.flushed(2, Emptying::Any), Ok(true));
         assert_eq!(passage.verdict(2, B, true), Verdict::Try);
         assert!(passage.is_emptying());
+    }
+
+    #[test]
+    fn pa4_who_lost_a_slot_is_of_interest_until_what_was_tried_there_is_decided() {
+        let mut passage: Passage<u32> = Passage::default();
+        passage.say(2);
+        passage.ask();
+        assert_eq!(passage.flushed(2, only(A)), Ok(true));
+        assert_eq!(passage.of_interest_since(), None);
+        passage.say(2);
+        assert_eq!(passage.of_interest_since(), Some(2), "what goes elsewhere is of this view");
+        passage.try_one();
+        assert_eq!(passage.of_interest_since(), Some(0), "it may come back");
+        assert_eq!(passage.undecided_since(), Some(2), "nobody is late for it");
+        passage.ask();
+        assert!(!passage.has_tried());
+        assert_eq!(passage.of_interest_since(), Some(0), "it may still come back");
+        assert_eq!(passage.flushed(2, Emptying::default()), Ok(true));
+        assert_eq!(passage.of_interest_since(), None);
     }
 }
