@@ -87,7 +87,7 @@ async fn add_to_all(pool: Pool) -> Vec<(u64, u64)> {
     for key in 0..ENTITIES {
         let (counter, account) = (pool.get::<Counter>(key), pool.get::<Account>(key));
         let both = (counter.add(), account.add());
-        counts.push((both.0.await.unwrap(), both.1.await.unwrap()));
+        counts.push((both.0.await.expect("it runs"), both.1.await.expect("it is saved")));
     }
     counts
 }
@@ -119,12 +119,12 @@ fn go_to_another_node(mut config: Config) {
         config.fabric.nodes = 2;
         config.node.shards = NonZeroUsize::new(1);
         let other = config.clone();
-        let other = std::thread::spawn(move || node(&other).unwrap());
-        let one = node(&config).unwrap();
-        let other = other.join().unwrap();
-        assert_eq!(one.run(add_to_all).unwrap(), vec![(1, 1); 100]);
+        let other = std::thread::spawn(move || node(&other).expect("it joins"));
+        let one = node(&config).expect("it joins");
+        let other = other.join().expect("it has started");
+        assert_eq!(one.run(add_to_all).expect("it runs"), vec![(1, 1); 100]);
         assert!(one.stop(), "it hands over what it has, and has it saved");
-        assert_eq!(other.run(add_to_all).unwrap(), vec![(2, 2); 100]);
+        assert_eq!(other.run(add_to_all).expect("it runs"), vec![(2, 2); 100]);
         assert!(other.stop());
     });
 }

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use epicserver_store::{Done, Keeper, Op, OpId, Store, TooMany, Wake};
 
+use crate::host::Options;
 use crate::inlet::Door;
 
 /// One shard's way to the store.
@@ -24,11 +25,15 @@ pub(crate) struct Depot {
 }
 
 impl Depot {
-    /// The way of the shard behind `door`.
+    /// The way of the shard behind `door`, if its node has a store.
     ///
     /// # Errors
     /// [`TooMany`].
-    pub(crate) fn open(keeper: &dyn Keeper, door: &Arc<Door>) -> Result<Self, TooMany> {
+    pub(crate) fn of(options: &Options, door: &Arc<Door>) -> Result<Option<Self>, TooMany> {
+        options.store.as_ref().map(|keeper| Self::open(keeper.as_ref(), door)).transpose()
+    }
+
+    fn open(keeper: &dyn Keeper, door: &Arc<Door>) -> Result<Self, TooMany> {
         let rung = Arc::new(AtomicBool::new(false));
         let (flag, door) = (Arc::clone(&rung), Arc::clone(door));
         let wake = Wake::new(move || {

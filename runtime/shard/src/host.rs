@@ -212,8 +212,6 @@ impl Host {
         for (index, (parker, peers)) in parkers.into_iter().zip(rings).enumerate() {
             let claim = claims.pop_front();
             let door = Arc::clone(&doors[index]);
-            let store = options.store.as_ref();
-            let depot = store.map(|store| Depot::open(store.as_ref(), &door)).transpose()?;
             let seat = Seat {
                 config: config(&options, index, shards, &door),
                 door,
@@ -226,7 +224,7 @@ impl Host {
                 outlet: outlets.pop_front(),
                 opening: fused.take(),
                 telling: Arc::clone(host.inlets.telling()),
-                depot,
+                depot: Depot::of(&options, &doors[index])?,
             };
             let thread = std::thread::Builder::new().name(format!("epic-shard-{index}"));
             let thread = thread.spawn(move || work(seat));

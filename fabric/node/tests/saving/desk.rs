@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
-use epicserver_entity::{EntityType, Pool, Ref, Registry, Stored, TurnId};
+use epicserver_entity::{Entity, Pool, Ref, Registry, Stored, TurnId};
 use epicserver_node::{Config, Counters, Effect, Event, Notice, RootTask, Saves, Shard, WakeSink};
 use epicserver_record::{Answer, Done, Found, Name, Op, OpId, Owner, Slot, Trouble, World};
 use epicserver_wire::{EntityId, IntoKey, NodeId, ShardId, Time};
@@ -156,7 +156,13 @@ impl Bench {
                 Effect::Notice(Notice::StoreTrouble(_)) => self.began += 1,
                 Effect::Notice(Notice::StoreBack) => self.over += 1,
                 Effect::Notice(_) => {}
-                other => panic!("a shard alone says {other:?}"),
+                Effect::Send { .. }
+                | Effect::Transmit { .. }
+                | Effect::Close { .. }
+                | Effect::Drained { .. }
+                | Effect::Behind { .. }
+                | Effect::Wall { .. }
+                | Effect::Random { .. } => panic!("a shard alone says {effect:?}"),
             }
         }
     }
@@ -258,11 +264,7 @@ impl Bench {
     }
 
     /// What is stored of an entity.
-    pub(crate) fn saved<T: EntityType>(&mut self, key: impl IntoKey<T::Key>) -> Option<T>
-    where
-        Ref<T>: Sized,
-        T: epicserver_entity::Entity,
-    {
+    pub(crate) fn saved<T: Entity>(&mut self, key: impl IntoKey<T::Key>) -> Option<T> {
         let op = Op::Load { entity: id::<T>(key), claim: None };
         let Ok(Answer::Loaded(found)) = self.world.carry_out(op) else { panic!("it is a load") };
         let Found::State(record) = found else { return None };
@@ -272,20 +274,20 @@ impl Bench {
     }
 
     /// Another node claims the entity's slot.
-    pub(crate) fn usurp<T: epicserver_entity::Entity>(&mut self, key: impl IntoKey<T::Key>) {
+    pub(crate) fn usurp<T: Entity>(&mut self, key: impl IntoKey<T::Key>) {
         let owner = Owner { node: NodeId::new(99), epoch: u64::MAX };
         let slots = vec![Slot::of(&id::<T>(key))];
         self.world.carry_out(Op::Claim { owner, slots }).expect("it is greater");
     }
 
     /// Flips a bit of what is stored.
-    pub(crate) fn flip_a_bit<T: epicserver_entity::Entity>(&mut self, key: impl IntoKey<T::Key>) {
+    pub(crate) fn flip_a_bit<T: Entity>(&mut self, key: impl IntoKey<T::Key>) {
         let row = self.world.rows.get_mut(&Name::state(&id::<T>(key))).expect("it is stored");
         let last = row.len() - 1;
         row[last] ^= 1;
     }
 }
 
-fn id<T: epicserver_entity::Entity>(key: impl IntoKey<T::Key>) -> EntityId {
+fn id<T: Entity>(key: impl IntoKey<T::Key>) -> EntityId {
     Ref::id(&Ref::<T>::of(key)).clone()
 }

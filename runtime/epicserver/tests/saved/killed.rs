@@ -59,7 +59,7 @@ fn child() {
 
 fn run_child(config: &Config) {
     let node = Node::builder().config(config).pin(false).entity::<Account>().entity::<Late>();
-    let node = node.start().unwrap();
+    let node = node.start().expect("it starts");
     let client = node.client();
     let say = |line: String| {
         let mut out = std::io::stdout().lock();
@@ -68,12 +68,12 @@ fn run_child(config: &Config) {
     let begun = node.run(async |pool| {
         let mut begun = Vec::new();
         for key in 0..KEYS {
-            let account = pool.get::<Account>(key).count().await.unwrap();
-            begun.push((key, account, pool.get::<Late>(key).count().await.unwrap()));
+            let account = pool.get::<Account>(key).count().await.expect("it is loaded");
+            begun.push((key, account, pool.get::<Late>(key).count().await.expect("it is loaded")));
         }
         begun
     });
-    for (key, account, late) in begun.unwrap() {
+    for (key, account, late) in begun.expect("it is said") {
         say(format!("begins {key} {account} {late}"));
     }
     say("begun".to_owned());
@@ -86,17 +86,17 @@ fn run_child(config: &Config) {
                 (0..KEYS).map(|key| (key, pool.get::<Account>(key).add())).collect();
             let lates: Vec<_> = (0..KEYS).map(|key| (key, pool.get::<Late>(key).add())).collect();
             for (key, late) in lates {
-                say(format!("late {key} {}", late.await.unwrap()));
+                say(format!("late {key} {}", late.await.expect("it runs")));
             }
             for (key, account) in accounts {
-                say(format!("saved {key} {}", account.await.unwrap()));
+                say(format!("saved {key} {}", account.await.expect("it is saved")));
             }
             if round == u64::MAX {
                 break;
             }
         }
     });
-    endless.unwrap();
+    endless.expect("it goes on until it is killed");
 }
 
 /// What a node has said of its entities.
