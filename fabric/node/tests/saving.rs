@@ -135,6 +135,25 @@ impl Seed {
     }
 }
 
+/// Made by a hook that takes its time.
+#[entity(crate = __paths)]
+struct Slow {
+    wakes: u32,
+}
+
+#[entity(crate = __paths)]
+impl Slow {
+    #[activate]
+    async fn new(at: At<Self>) -> Result<Self, CallError> {
+        at.sleep(Duration::from_secs(60)).await?;
+        Ok(Self { wakes: 1 })
+    }
+
+    pub fn wakes(&self) -> u32 {
+        self.wakes
+    }
+}
+
 /// Never saved.
 #[entity(saved = "never", crate = __paths)]
 #[derive(Default)]
@@ -161,7 +180,7 @@ fn account() -> Ref<Account> {
 fn bench() -> Bench {
     Bench::new(|registry| {
         let added = [registry.add::<Tally>(), registry.add::<Account>()];
-        let more = [registry.add::<Seed>(), registry.add::<Guest>()];
+        let more = [registry.add::<Seed>(), registry.add::<Guest>(), registry.add::<Slow>()];
         assert!(added.iter().chain(&more).all(Result::is_ok), "they have names of their own");
     })
 }
@@ -323,6 +342,41 @@ fn a_shard_is_closed_when_all_that_has_changed_is_saved() {
     bench.release();
     assert!(bench.is_closed());
     assert_eq!(bench.saved::<Tally>("one").map(|tally| tally.count), Some(3));
+}
+
+#[test]
+fn a_shard_that_is_closed_waits_neither_for_loads_nor_for_states_that_are_still_made() {
+    let mut bench = bench();
+    bench.hold();
+    let loads = bench.start(async |_| tally().count().await);
+    bench.close();
+    assert!(bench.activations() == 0 && loads.get().is_err());
+    bench.release();
+    assert!(bench.is_closed());
+    let mut bench = self::bench();
+    let made = bench.start(async |_| Ref::<Slow>::of("s").wakes().await);
+    bench.settle();
+    bench.close();
+    assert!(bench.is_closed() && made.get().is_err());
+}
+
+#[test]
+fn after_a_panic_a_shard_that_is_closed_waits_for_the_save_that_is_under_way() {
+    for done in [true, false] {
+        let mut bench = bench();
+        assert_eq!(bench.run(async |_| account().put(5).await), Ok(5));
+        bench.lose_next_answer(done);
+        bench.hold();
+        let saved = bench.start(async |_| account().put(1).await);
+        let panics = bench.start(async |_| account().panic().await);
+        bench.settle();
+        assert!(panics.get().is_err() && saved.is_empty());
+        bench.close();
+        assert!(!bench.is_closed());
+        bench.release();
+        bench.pass(LAG);
+        assert!(bench.is_closed());
+    }
 }
 
 #[test]

@@ -177,7 +177,12 @@ impl Core {
             }
             // The end of the section lists it again.
             Err(NotWritten::State(Unsaved::Held)) => None,
-            Err(NotWritten::State(Unsaved::Nothing)) => None,
+            Err(NotWritten::State(Unsaved::Nothing)) => {
+                if self.is_leaving_saved(place) {
+                    self.finish_end(desk, place);
+                }
+                None
+            }
             Err(why) => {
                 self.cannot_save(desk, place, &why.to_string(), ErrorKind::Malformed);
                 None
@@ -358,10 +363,13 @@ impl Core {
 
     /// The activation at `place` has come to its end, but for being saved. Says whether it has to wait for that.
     pub(crate) fn leaves_when_saved(&self, desk: &Desk, place: u32) -> bool {
+        let loads = self.kept(place, |kept| matches!(kept.stage, Stage::Loading(_)));
+        if loads == Some(true) {
+            // Nothing has become of it yet, and nobody needs the answer.
+            return false;
+        }
         let nothing_stored = |kept: &mut Kept| {
-            if kept.stage == Stage::Active {
-                kept.stage = Stage::Leaving;
-            }
+            kept.stage = Stage::Leaving;
             kept.deleted && kept.stored == 0 && kept.tried == 0
         };
         match self.kept(place, nothing_stored) {
