@@ -11,6 +11,7 @@
 
 mod arguments;
 mod log;
+mod stored;
 #[cfg(test)]
 mod tests;
 
@@ -31,6 +32,7 @@ use crate::config::{Config, ConfigError};
 use crate::fabric::Job;
 use crate::{Node, NodeError, doctor};
 use arguments::{Command, Request, Task};
+use stored::Unanswered;
 
 /// What `setup` may return.
 #[diagnostic::on_unimplemented(
@@ -90,6 +92,8 @@ enum Failure {
     Setup(String),
     #[error("not all calls under way were done in time")]
     Undrained,
+    #[error(transparent)]
+    Store(#[from] Unanswered),
     #[error("this machine lacks something that the configured transport cannot go without")]
     Lacking,
 }
@@ -97,13 +101,14 @@ enum Failure {
 impl Failure {
     fn code(&self) -> u8 {
         match self {
-            Self::Arguments(_) | Self::Config(_) => MISUSED,
+            Self::Arguments(_) | Self::Config(_) | Self::Store(Unanswered::Words(_)) => MISUSED,
             Self::Node(_)
             | Self::Signals(_)
             | Self::Thread(_)
             | Self::Output(_)
             | Self::Setup(_)
             | Self::Undrained
+            | Self::Store(_)
             | Self::Lacking => FAILED,
         }
     }
@@ -132,6 +137,10 @@ fn look_after(request: &Request) -> Result<(), Failure> {
     match request.task {
         Task::Version => say_version(request),
         Task::Command(Some(Command::Doctor)) => doctor(&Config::load(request.config.as_deref())?),
+        Task::Command(Some(Command::Store)) => {
+            log::begin();
+            ask_store(request, &Registry::default())
+        }
         Task::Help | Task::Command(_) => say(&arguments::help_of_epic(&request.program)),
     }
 }
@@ -166,7 +175,17 @@ fn obey<R: Outcome>(
         Command::Run => run(&config, register, setup),
         Command::Serve => serve(&config, register),
         Command::Doctor => doctor(&config),
+        Command::Store => {
+            let mut registry = Registry::default();
+            register(&mut registry).map_err(NodeError::from)?;
+            ask_store(request, &registry)
+        }
     }
+}
+
+fn ask_store(request: &Request, registry: &Registry) -> Result<(), Failure> {
+    let config = Config::load(request.config.as_deref())?;
+    say(&stored::answer(&request.words, &config, registry)?)
 }
 
 fn say_version(request: &Request) -> Result<(), Failure> {

@@ -165,3 +165,39 @@ fn a_store_that_cannot_be_opened_or_that_other_nodes_could_not_read_is_refused_w
     let error = node(&config).unwrap_err().to_string();
     assert!(error.contains("redb") && error.contains("postgres"), "{error}");
 }
+
+/// What `epic store` says, and whether it ended well.
+fn epic_store(folder: &Path, words: &[&str]) -> (bool, String, String) {
+    let mut epic = std::process::Command::new(env!("CARGO_BIN_EXE_epic"));
+    epic.arg("store").args(words).current_dir(folder);
+    epic.env("EPICSERVER_STORE__KIND", "redb").env("EPICSERVER_STORE__PATH", "store.redb");
+    let said = epic.output().expect("it can be started");
+    let text = |bytes| String::from_utf8(bytes).expect("it says text");
+    (said.status.success(), text(said.stdout), text(said.stderr))
+}
+
+#[test]
+fn an_operator_sees_what_is_stored_while_the_node_runs_and_moves_it_to_another_store() {
+    within(|| {
+        let (folder, other) = (RunDir::new(), RunDir::new());
+        let node = node(&config(folder.path())).unwrap();
+        assert_eq!(node.run(add_to_all).unwrap(), vec![(1, 1); 100]);
+        let (well, shown, _) = epic_store(folder.path(), &["show", "Account", "7"]);
+        let shown: serde_json::Value = serde_json::from_str(&shown).unwrap();
+        assert!(well && shown["version"] == 1 && shown["deleted"] == false, "{shown}");
+        assert!(node.stop());
+        let (well, verified, _) = epic_store(folder.path(), &["verify"]);
+        assert!(well && verified.starts_with("200 rows"), "{verified}");
+        let file = other.path().join("rows");
+        let file = file.to_str().unwrap();
+        assert!(epic_store(folder.path(), &["export", file]).0);
+        assert!(epic_store(other.path(), &["import", file]).0);
+        let (_, listed, _) = epic_store(folder.path(), &["list"]);
+        assert_eq!(listed.lines().count(), 3, "{listed}");
+        assert_eq!(epic_store(other.path(), &["list"]).1, listed);
+        let (well, _, why) = epic_store(other.path(), &["show", "Account", "7000"]);
+        assert!(!well && why.contains("there is no Account with the key 7000"), "{why}");
+        let (well, purged, _) = epic_store(other.path(), &["purge", "1d"]);
+        assert!(well && purged == "0 tombstones are gone\n", "{purged}");
+    });
+}

@@ -12,9 +12,9 @@ use crate::config::nearest;
 pub(super) const RANK_VARIABLE: &str = "SLURM_PROCID";
 
 /// The commands of a program that has entities.
-pub(super) const COMMANDS: &[&str] = &["run", "serve", "doctor"];
+pub(super) const COMMANDS: &[&str] = &["run", "serve", "doctor", "store"];
 /// The commands of the program that has none.
-pub(super) const COMMANDS_OF_EPIC: &[&str] = &["doctor"];
+pub(super) const COMMANDS_OF_EPIC: &[&str] = &["doctor", "store"];
 const OPTIONS: [&str; 5] = ["--config", "--help", "-h", "--version", "-V"];
 
 /// The arguments of a process, understood.
@@ -23,6 +23,8 @@ pub(super) struct Request {
     /// What the program was called as.
     pub(super) program: String,
     pub(super) task: Task,
+    /// What stands behind a command that takes more.
+    pub(super) words: Vec<OsString>,
     /// The configuration that was named.
     pub(super) config: Option<PathBuf>,
 }
@@ -43,6 +45,8 @@ pub(super) enum Command {
     Serve,
     /// No node: says what this machine lacks.
     Doctor,
+    /// No node: asks something of the store.
+    Store,
 }
 
 impl Command {
@@ -64,6 +68,7 @@ impl Command {
             "run" => Some(Self::Run),
             "serve" => Some(Self::Serve),
             "doctor" => Some(Self::Doctor),
+            "store" => Some(Self::Store),
             _ => None,
         }
     }
@@ -78,7 +83,8 @@ impl Request {
         let program = arguments.next().unwrap_or_default();
         let program = Path::new(&program).file_name().unwrap_or_else(|| OsStr::new("program"));
         let program = program.to_string_lossy().into_owned();
-        let mut request = Self { program, task: Task::Command(None), config: None };
+        let mut request =
+            Self { program, task: Task::Command(None), words: Vec::new(), config: None };
         while let Some(argument) = arguments.next() {
             request.take(&argument, &mut arguments, commands)?;
             // Whoever asks for help gets it, whatever stands behind.
@@ -100,6 +106,11 @@ impl Request {
             ("-h" | "--help", None) => self.task = Task::Help,
             ("-V" | "--version", None) => self.task = Task::Version,
             ("--config", value) => self.set_config(value.or_else(|| rest.next()))?,
+            (other, None)
+                if self.task == Task::Command(Some(Command::Store)) && !other.starts_with('-') =>
+            {
+                self.words.push(argument.to_owned());
+            }
             (other, None) => match (Command::called(other, commands), self.task) {
                 (Some(command), Task::Command(None)) => self.task = Task::Command(Some(command)),
                 (Some(_), _) => return Err(format!("`{other}` is one command too many")),
@@ -154,6 +165,7 @@ Commands:
   run            A node that also runs the program's setup, then stops
   serve          A node that serves until SIGINT or SIGTERM, and never runs setup
   doctor         Says what this machine lacks for each transport, and what mends it
+  store          Asks the store: list, show TYPE KEY, verify, purge AGE, export FILE, import FILE
 
 Without a command it is run; in a Slurm job, rank 0 runs and the others serve. If they are one
 fabric (discovery.slurm_port), the others stop when rank 0 has left.
@@ -176,6 +188,7 @@ Usage: {program} COMMAND [OPTIONS]
 
 Commands:
   doctor         Says what this machine lacks for each transport, and what mends it
+  store          Asks the store: list, show TYPE KEY, verify, purge AGE, export FILE, import FILE
 
 Options:
   --config PATH  The configuration [default: EPICSERVER_CONFIG, else epicserver.toml if there]
