@@ -132,6 +132,8 @@ impl Said {
         let saved = self.saved.get(&key).copied().unwrap_or(0);
         assert!(account >= saved, "account {key} begins with {account}, and {saved} were saved");
         assert!(account <= saved + 1, "account {key} begins with {account} after {saved}");
+        // What was saved and not said any more counts from now on.
+        self.saved.insert(key, account);
         let heard = self.late.remove(&key).unwrap_or_default();
         let due = heard.iter().rev().find(|(_, count)| *count > 0).map_or(0, |(_, count)| *count);
         assert!(late >= due, "late {key} begins with {late}, and {due} were due");
