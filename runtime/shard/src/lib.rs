@@ -8,6 +8,7 @@
 //! Any protocol. Those are pure and live under `fabric/`.
 
 pub mod cpus;
+#[cfg(not(loom))]
 mod depot;
 #[cfg(not(loom))]
 pub mod driver;
