@@ -300,10 +300,10 @@ impl Core {
         drop(desk.set_path(path));
         // The hook may have called its own entity: that call finds it at work, or a new activation.
         self.drop_turns(desk, place);
+        self.ending.set(outer_ending);
         if !self.leaves_when_saved(desk, place) {
             self.finish_end(desk, place);
         }
-        self.ending.set(outer_ending);
     }
 
     /// Removes an activation that has ended; who waits for it is sent on.
