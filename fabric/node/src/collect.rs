@@ -87,6 +87,30 @@ impl Core {
         if fits { Ok(()) } else { Err(ErrorKind::OutOfBudget) }
     }
 
+    /// Runs a hook of the activation at `place` as a turn of its own; `None` if it panicked.
+    pub(crate) fn run_hook<R>(
+        &self,
+        desk: &Desk,
+        place: u32,
+        path: Path,
+        hook: impl FnOnce() -> R,
+    ) -> Option<R> {
+        let outer_path = desk.set_path(path);
+        let outer = desk.begin(TurnId::NONE, Place::new(place), Time::MAX, 0);
+        let ended = catch_unwind(AssertUnwindSafe(hook));
+        desk.end(outer);
+        drop(desk.set_path(outer_path));
+        if ended.is_err() {
+            self.count(|c| c.panics += 1);
+        }
+        ended.ok()
+    }
+
+    /// The handle of the activation at `place`, if there is one.
+    pub(crate) fn cell(&self, place: u32) -> Option<Rc<dyn AnyCell>> {
+        self.table.borrow().state(place).cloned()
+    }
+
     /// Makes the state of a new activation, or begins to.
     pub(crate) fn make_state(
         &self,
@@ -95,18 +119,11 @@ impl Core {
         cell: &Rc<dyn AnyCell>,
         path: &Path,
     ) -> Result<(), ErrorKind> {
-        let outer_path = desk.set_path(path.clone());
-        let outer = desk.begin(TurnId::NONE, Place::new(place), Time::MAX, 0);
-        let made = catch_unwind(AssertUnwindSafe(|| Rc::clone(cell).activate()));
-        desk.end(outer);
-        drop(desk.set_path(outer_path));
+        let made = self.run_hook(desk, place, path.clone(), || Rc::clone(cell).activate());
         let make = match made {
-            Ok(Activation::Ready(())) => return Ok(()),
-            Ok(Activation::Running(make)) => make,
-            Ok(Activation::Failed(_)) | Err(_) => {
-                if made.is_err() {
-                    self.count(|c| c.panics += 1);
-                }
+            Some(Activation::Ready(())) => return Ok(()),
+            Some(Activation::Running(make)) => make,
+            Some(Activation::Failed(_)) | None => {
                 self.abandon(desk, place, ErrorKind::ActivationFailed);
                 return Err(ErrorKind::ActivationFailed);
             }
@@ -128,14 +145,14 @@ impl Core {
 
     /// An asynchronous hook has ended: with a state, or the activation ends too.
     pub(crate) fn activated(&self, desk: &Desk, place: u32) {
-        let Some(cell) = self.table.borrow().state(place).cloned() else { return };
+        let Some(cell) = self.cell(place) else { return };
         if !cell.has_state() {
             return self.abandon(desk, place, ErrorKind::ActivationFailed);
         }
-        let bytes = Self::bytes_of(&cell);
-        self.table.borrow_mut().resize(place, bytes);
-        self.schedule(place);
-        self.opened(desk, place, &cell, true);
+        if !self.opened(desk, place, &cell, true) {
+            self.measure(place, &cell);
+            self.schedule(place);
+        }
     }
 
     /// An activation without a state ends; who waits for it is refused.
@@ -147,12 +164,12 @@ impl Core {
         }
         self.drop_turns(desk, place);
         self.named.borrow_mut().remove(place);
-        self.forget_saved(desk, place, kind);
-        self.take_out(place);
+        self.take_out(desk, place, kind);
     }
 
-    /// Removes an activation that is over.
-    pub(crate) fn take_out(&self, place: u32) {
+    /// Removes an activation that is over. Whoever still waits for its state to be saved is told that it failed by `kind`.
+    pub(crate) fn take_out(&self, desk: &Desk, place: u32, kind: ErrorKind) {
+        self.forget_saved(desk, place, kind);
         let (slot, state) = {
             let mut table = self.table.borrow_mut();
             (table.slot_of(place), table.remove(place))
@@ -285,19 +302,14 @@ impl Core {
     /// Collects an idle activation: its hook runs, its ticking tasks are dropped. If its state is to be saved, it ends
     /// when it is.
     pub(crate) fn end(&self, desk: &Desk, place: u32) {
-        let Some(cell) = self.table.borrow().state(place).cloned() else { return };
+        let Some(cell) = self.cell(place) else { return };
         if self.is_leaving_saved(place) {
             return;
         }
         let outer_ending = self.ending.replace(true);
         self.drop_turns(desk, place);
-        let path = desk.set_path(Path::new(desk.new_chain()));
-        let outer = desk.begin(TurnId::NONE, Place::new(place), Time::MAX, 0);
-        if catch_unwind(AssertUnwindSafe(|| cell.deactivate())).is_err() {
-            self.count(|c| c.panics += 1);
-        }
-        desk.end(outer);
-        drop(desk.set_path(path));
+        // One that panics has had its turn.
+        let _ended = self.run_hook(desk, place, Path::new(desk.new_chain()), || cell.deactivate());
         // The hook may have called its own entity: that call finds it at work, or a new activation.
         self.drop_turns(desk, place);
         self.ending.set(outer_ending);
@@ -315,8 +327,7 @@ impl Core {
             waiting.push(mail);
         }
         self.table.borrow_mut().unschedule(place);
-        self.forget_saved(desk, place, ErrorKind::NodeLost);
-        self.take_out(place);
+        self.take_out(desk, place, ErrorKind::NodeLost);
         self.count(|c| c.collected += 1);
         self.ending.set(outer_ending);
         for mail in waiting {

@@ -215,8 +215,7 @@ impl Core {
             let turns: Vec<u32> = self.table.borrow().turns_of(place).collect();
             turns.into_iter().for_each(|turn| self.end_turn(desk, turn, ErrorKind::NodeLost));
             self.named.borrow_mut().remove(place);
-            self.forget_saved(desk, place, ErrorKind::NodeLost);
-            self.take_out(place);
+            self.take_out(desk, place, ErrorKind::NodeLost);
         }
     }
 }

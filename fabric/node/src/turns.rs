@@ -444,7 +444,7 @@ impl Core {
     /// User code of an activation panicked: it starts anew (**N6**).
     pub(crate) fn reset(&self, desk: &Desk, place: u32, method: Option<&'static MethodInfo>) {
         self.panic_notice(place, method);
-        let Some(cell) = self.table.borrow().state(place).cloned() else { return };
+        let Some(cell) = self.cell(place) else { return };
         let turns: Vec<u32> = self.table.borrow().turns_of(place).collect();
         for turn in turns {
             self.end_turn(desk, turn, ErrorKind::Reset);

@@ -6,12 +6,11 @@
 //! # Not here
 //! Making a new state (`collect`).
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 
-use epicserver_entity::{AnyCell, Desk, Place, Stored, TurnId, TypeInfo, Unreadable};
+use epicserver_entity::{AnyCell, Desk, Policy, Stored, TypeInfo};
 use epicserver_record::{Answer, Found, Op, Record, Trouble, checksum};
-use epicserver_wire::{Codec, ErrorKind, Path, Rkyv, Time};
+use epicserver_wire::{Codec, ErrorKind, Path, Rkyv};
 
 use super::{Asked, Kept, Stage};
 use crate::core::Core;
@@ -96,15 +95,10 @@ impl Core {
             Found::State(record) => self.take_state(desk, place, &cell, (&path, &record)),
             Found::Fenced(by) => {
                 let why = format!("its slot is owned by {by:?}");
-                self.effect(Effect::Notice(Notice::NotLoaded { entity: cell.id().clone(), why }));
-                self.abandon(desk, place, ErrorKind::Moved);
+                self.not_loaded(desk, place, why, ErrorKind::Moved);
             }
-            Found::Corrupt(corrupt) => self.unreadable(desk, place, &corrupt.to_string()),
+            Found::Corrupt(corrupt) => self.unreadable(desk, place, corrupt.to_string()),
         }
-    }
-
-    pub(super) fn cell(&self, place: u32) -> Option<Rc<dyn AnyCell>> {
-        self.table.borrow().state(place).cloned()
     }
 
     fn cannot_load(&self, desk: &Desk, place: u32, trouble: &Trouble) {
@@ -112,12 +106,16 @@ impl Core {
         self.abandon(desk, place, ErrorKind::StoreUnavailable);
     }
 
-    fn unreadable(&self, desk: &Desk, place: u32, why: &str) {
+    fn unreadable(&self, desk: &Desk, place: u32, why: String) {
+        self.not_loaded(desk, place, why, ErrorKind::StateUnreadable);
+    }
+
+    fn not_loaded(&self, desk: &Desk, place: u32, why: String, kind: ErrorKind) {
         if let Some(cell) = self.cell(place) {
-            let (entity, why) = (cell.id().clone(), why.to_owned());
+            let entity = cell.id().clone();
             self.effect(Effect::Notice(Notice::NotLoaded { entity, why }));
         }
-        self.abandon(desk, place, ErrorKind::StateUnreadable);
+        self.abandon(desk, place, kind);
     }
 
     /// Nothing is stored, or that the entity was deleted.
@@ -149,15 +147,15 @@ impl Core {
         let codec = <Rkyv as Codec<()>>::ID;
         if envelope.codec != codec {
             let why = format!("it is of codec {}, and this program reads {codec}", envelope.codec);
-            return self.unreadable(desk, place, &why);
+            return self.unreadable(desk, place, why);
         }
         let (schema, layout, payload) = (envelope.schema, envelope.layout, record.payload());
-        let read = self.as_turn(desk, place, path, || {
+        let read = self.run_hook(desk, place, path.clone(), || {
             Rc::clone(cell).load(Stored { schema, layout, payload })
         });
         match read {
             Some(Ok(())) => {}
-            Some(Err(why)) => return self.unreadable(desk, place, &why.to_string()),
+            Some(Err(why)) => return self.unreadable(desk, place, why.to_string()),
             // The hook has panicked, as one that makes a state might.
             None => return self.abandon(desk, place, ErrorKind::ActivationFailed),
         }
@@ -177,31 +175,18 @@ impl Core {
         self.config.registry.entity(cell.id().type_id()).map_or(0, |info| info.schema)
     }
 
-    /// Runs `turn` as one of the activation; `None` if it panicked.
-    fn as_turn(
+    /// A state is there, new or loaded: if it is saved, it is known from now on when it changes. Says whether it is.
+    pub(crate) fn opened(
         &self,
         desk: &Desk,
         place: u32,
-        path: &Path,
-        turn: impl FnOnce() -> Result<(), Unreadable>,
-    ) -> Option<Result<(), Unreadable>> {
-        let outer_path = desk.set_path(path.clone());
-        let outer = desk.begin(TurnId::NONE, Place::new(place), Time::MAX, 0);
-        let ended = catch_unwind(AssertUnwindSafe(turn));
-        desk.end(outer);
-        drop(desk.set_path(outer_path));
-        if ended.is_err() {
-            self.count(|c| c.panics += 1);
-        }
-        ended.ok()
-    }
-
-    /// A state is there, new or loaded: from now on it is known when it changes.
-    pub(crate) fn opened(&self, desk: &Desk, place: u32, cell: &Rc<dyn AnyCell>, new: bool) {
+        cell: &Rc<dyn AnyCell>,
+        new: bool,
+    ) -> bool {
+        let Some(policy) = self.kept(place, |kept| kept.policy) else { return false };
         let info = self.config.registry.entity(cell.id().type_id());
-        let Some(policy) = self.kept(place, |kept| kept.policy) else { return };
         cell.watch();
-        if policy == epicserver_entity::Policy::EveryTurn {
+        if policy == Policy::EveryTurn {
             // Its replies may have to wait.
             self.table.borrow_mut().set_apart(place);
         }
@@ -213,5 +198,6 @@ impl Core {
             Ok(()) => self.schedule(place),
             Err(kind) => self.abandon(desk, place, kind),
         }
+        true
     }
 }
