@@ -80,6 +80,8 @@ pub struct Stored<'a> {
     pub schema: u32,
     /// The hash of the fields that the type had.
     pub layout: u64,
+    /// That of the fields that it has now.
+    pub known: u64,
     /// Its bytes.
     pub payload: &'a [u8],
 }
@@ -93,7 +95,7 @@ impl Stored<'_> {
         if self.schema != T::SCHEMA {
             return Err(Unreadable::Schema { stored: self.schema, known: T::SCHEMA });
         }
-        self.check(layout_of(T::form))?;
+        self.check(self.known)?;
         T::decode(self.payload).map_err(|_| Unreadable::Malformed)
     }
 

@@ -173,7 +173,7 @@ impl Core {
             gate: Cell::new(Time::MAX),
             backlog: RefCell::default(),
             evicting: Cell::new(false),
-            saving: RefCell::new(Saving::new(&config.registry)),
+            saving: RefCell::new(Saving::new(&config)),
             closing: Cell::new(false),
             counters: RefCell::default(),
             config,

@@ -14,14 +14,15 @@ mod load;
 mod wait;
 
 use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
 
-use epicserver_entity::{Desk, Policy, Registry, TypeInfo};
+use epicserver_entity::{Desk, Policy, TypeInfo};
 use epicserver_record::{Done, Op, OpId, Owner};
 use epicserver_wire::{ClassId, EntityId, Path, Time};
 
 use crate::config::Saves;
 use crate::core::Core;
-use crate::{Effect, Notice};
+use crate::{Config, Effect, Notice};
 use wait::Waits;
 
 /// Loads of one shard that may be unanswered; further ones wait.
@@ -101,11 +102,14 @@ pub(crate) struct Saving {
 }
 
 impl Saving {
-    /// Nothing is saved yet.
-    pub(crate) fn new(registry: &Registry) -> Self {
+    /// Nothing is saved yet, or, without a store, ever.
+    pub(crate) fn new(config: &Config) -> Self {
+        if config.saves.is_none() {
+            return Self::default();
+        }
         Self {
-            layouts: registry.entities().map(|info| (info.layout)()).collect(),
-            later: registry.entities().map(|_| VecDeque::new()).collect(),
+            layouts: config.registry.entities().map(|info| (info.layout)()).collect(),
+            later: config.registry.entities().map(|_| VecDeque::new()).collect(),
             ..Self::default()
         }
     }
@@ -142,6 +146,13 @@ impl Core {
         began.saturating_add(self.time().as_nanos() / 1_000_000)
     }
 
+    /// The layout of the type of what is at `place`.
+    fn layout_of(&self, place: u32) -> u64 {
+        let saving = &mut *self.saving.borrow_mut();
+        let list = saving.get(place).map(|kept| kept.list);
+        list.and_then(|list| saving.layouts.get(list).copied()).unwrap_or(0)
+    }
+
     fn kept<R>(&self, place: u32, look: impl FnOnce(&mut Kept) -> R) -> Option<R> {
         self.saving.borrow_mut().get(place).map(look)
     }
@@ -151,15 +162,19 @@ impl Core {
         let saving = &mut *self.saving.borrow_mut();
         saving.next += 1;
         let id = saving.next;
-        let is_load = matches!(asked, Asked::Load(_));
-        saving.asked.insert(id, asked);
-        if is_load && saving.loads >= LOADS_MAX {
-            saving.unsent.push_back((id, op));
-            return id;
+        match &asked {
+            Asked::Load(_) if saving.loads >= LOADS_MAX => {
+                saving.asked.insert(id, asked);
+                saving.unsent.push_back((id, op));
+                return id;
+            }
+            Asked::Load(_) => saving.loads += 1,
+            Asked::Commit(_, bytes) => {
+                saving.commits += 1;
+                saving.bytes += bytes;
+            }
         }
-        saving.loads += usize::from(is_load);
-        saving.commits += usize::from(!is_load);
-        saving.bytes += op.bytes();
+        saving.asked.insert(id, asked);
         self.effect(Effect::Store { id: OpId(id), op });
         id
     }
@@ -230,17 +245,14 @@ impl Core {
     fn in_trouble(&self, why: &epicserver_record::Trouble) {
         const FIRST_MS: u64 = 50;
         const LONGEST_MS: u64 = 2_000;
-        let (first, pause) = {
-            let saving = &mut *self.saving.borrow_mut();
-            let pause_ms = (FIRST_MS << saving.failures.min(6)).min(LONGEST_MS);
-            // Answers that come together are one failure.
-            if saving.pause <= self.time() {
-                saving.failures = saving.failures.saturating_add(1);
-            }
-            (saving.failures == 1, std::time::Duration::from_millis(pause_ms))
-        };
-        self.saving.borrow_mut().pause = self.time() + pause;
-        if first {
+        let saving = &mut *self.saving.borrow_mut();
+        let pause_ms = (FIRST_MS << saving.failures.min(6)).min(LONGEST_MS);
+        // Answers that come together are one failure.
+        if saving.pause <= self.time() {
+            saving.failures = saving.failures.saturating_add(1);
+        }
+        saving.pause = self.time() + Duration::from_millis(pause_ms);
+        if saving.failures == 1 {
             self.effect(Effect::Notice(Notice::StoreTrouble(why.to_string())));
         }
     }

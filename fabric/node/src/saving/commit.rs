@@ -8,6 +8,7 @@
 //! # Not here
 //! When an activation ends (`collect`).
 
+use std::collections::VecDeque;
 use std::rc::Rc;
 
 use epicserver_entity::{AnyCell, Desk, Policy, Unsaved};
@@ -33,23 +34,19 @@ impl Core {
         if kept.listed {
             return;
         }
-        let list = kept.list;
+        let is_waited_for = !kept.waits.is_empty();
         match kept.policy {
-            _ if !kept.waits.is_empty() => {
-                kept.listed = true;
-                saving.soon.push_back(place);
-            }
-            Policy::EveryTurn => {
-                kept.listed = true;
-                saving.soon.push_back(place);
-            }
-            Policy::WriteBehind { lag } => {
+            Policy::WriteBehind { lag } if !is_waited_for => {
                 kept.listed = true;
                 // The other half is the store's.
-                let due = self.time() + lag / 2;
+                let (list, due) = (kept.list, self.time() + lag / 2);
                 saving.later[list].push_back((due, place));
             }
-            Policy::Manual | Policy::Never => {}
+            Policy::Manual | Policy::Never if !is_waited_for => {}
+            Policy::WriteBehind { .. } | Policy::EveryTurn | Policy::Manual | Policy::Never => {
+                kept.listed = true;
+                saving.soon.push_back(place);
+            }
         }
     }
 
@@ -76,7 +73,7 @@ impl Core {
     /// When something is to be saved.
     pub(crate) fn next_save(&self) -> Option<Time> {
         let saving = self.saving.borrow();
-        if !saving.has_room() {
+        if self.config.saves.is_none() || !saving.has_room() {
             return None;
         }
         let later = saving.later.iter().filter_map(|list| list.front()).map(|(due, _)| *due);
@@ -113,9 +110,7 @@ impl Core {
             if places.is_empty() {
                 return;
             }
-            let op = Op::Commit(saves);
-            let bytes = op.bytes();
-            let id = self.ask_store(op, Asked::Commit(places.clone(), bytes));
+            let id = self.ask_store(Op::Commit(saves), Asked::Commit(places.clone(), bytes));
             for place in places {
                 self.kept(place, |kept| kept.op = kept.op.map(|(_, sum)| (id, sum)));
             }
@@ -129,11 +124,8 @@ impl Core {
             return None;
         }
         saving.soon.pop_front().or_else(|| {
-            let due = |list: &std::collections::VecDeque<(Time, u32)>| {
-                list.front().is_some_and(|(due, _)| *due <= now)
-            };
-            let list = saving.later.iter_mut().find(|list| due(list))?;
-            list.pop_front().map(|(_, place)| place)
+            let due = |list: &mut VecDeque<_>| list.pop_front_if(|(due, _)| *due <= now);
+            saving.later.iter_mut().find_map(due).map(|(_, place)| place)
         })
     }
 
@@ -197,23 +189,18 @@ impl Core {
         cell: &Rc<dyn AnyCell>,
         deleted: bool,
     ) -> Result<(Record, Option<u64>), NotWritten> {
-        let info = self.config.registry.entity(cell.id().type_id());
-        let written_ms = self.wall_ms();
-        let envelope = {
-            let saving = &mut *self.saving.borrow_mut();
-            let layouts = std::mem::take(&mut saving.layouts);
-            let envelope = saving.get(place).map(|kept| Envelope {
-                codec: <Rkyv as Codec<()>>::ID,
-                layout: layouts.get(kept.list).copied().unwrap_or(0),
-                schema: info.map_or(0, |info| info.schema),
-                owner: kept.owner,
-                version: kept.stored.max(kept.tried) + 1,
-                written_ms,
-                tombstone: deleted,
-            });
-            saving.layouts = layouts;
-            envelope.ok_or(NotWritten::State(Unsaved::Nothing))?
-        };
+        let (schema, written_ms) = (self.schema_of(cell), self.wall_ms());
+        let layout = self.layout_of(place);
+        let envelope = self.kept(place, |kept| Envelope {
+            codec: <Rkyv as Codec<()>>::ID,
+            layout,
+            schema,
+            owner: kept.owner,
+            version: kept.stored.max(kept.tried) + 1,
+            written_ms,
+            tombstone: deleted,
+        });
+        let envelope = envelope.ok_or(NotWritten::State(Unsaved::Nothing))?;
         let name = Name::state(cell.id());
         if deleted {
             return Ok((Record::seal(&name, &envelope, &[])?, None));
@@ -332,8 +319,7 @@ impl Core {
     /// A state that cannot be saved as it is. It is tried again when it changes.
     fn cannot_save(&self, desk: &Desk, place: u32, why: &str, kind: ErrorKind) {
         let Some(cell) = self.cell(place) else { return };
-        let (entity, why) = (cell.id().clone(), why.to_owned());
-        self.effect(Effect::Notice(Notice::NotSaved { entity, why }));
+        self.not_saved(&cell, why);
         cell.watch();
         let Some((waits, stage)) = self.kept(place, |kept| {
             kept.waits.begin();
@@ -349,11 +335,15 @@ impl Core {
         }
     }
 
+    fn not_saved(&self, cell: &Rc<dyn AnyCell>, why: &str) {
+        let (entity, why) = (cell.id().clone(), why.to_owned());
+        self.effect(Effect::Notice(Notice::NotSaved { entity, why }));
+    }
+
     /// Somebody else has the entity: what is here is not it.
     fn lost(&self, desk: &Desk, place: u32, why: &str) {
         if let Some(cell) = self.cell(place) {
-            let (entity, why) = (cell.id().clone(), why.to_owned());
-            self.effect(Effect::Notice(Notice::NotSaved { entity, why }));
+            self.not_saved(&cell, why);
         }
         self.forget_saved(desk, place, ErrorKind::NodeLost);
         let turns: Vec<u32> = self.table.borrow().turns_of(place).collect();

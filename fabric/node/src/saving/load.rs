@@ -149,9 +149,10 @@ impl Core {
             let why = format!("it is of codec {}, and this program reads {codec}", envelope.codec);
             return self.unreadable(desk, place, why);
         }
+        let known = self.layout_of(place);
         let (schema, layout, payload) = (envelope.schema, envelope.layout, record.payload());
         let read = self.run_hook(desk, place, path.clone(), || {
-            Rc::clone(cell).load(Stored { schema, layout, payload })
+            Rc::clone(cell).load(Stored { schema, layout, known, payload })
         });
         match read {
             Some(Ok(())) => {}
@@ -171,7 +172,7 @@ impl Core {
         self.opened(desk, place, cell, false);
     }
 
-    fn schema_of(&self, cell: &Rc<dyn AnyCell>) -> u32 {
+    pub(super) fn schema_of(&self, cell: &Rc<dyn AnyCell>) -> u32 {
         self.config.registry.entity(cell.id().type_id()).map_or(0, |info| info.schema)
     }
 

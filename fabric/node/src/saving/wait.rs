@@ -37,11 +37,7 @@ impl Waits {
     /// The save that has begun last is done: takes out who waits for it.
     pub(super) fn done(&mut self) -> Vec<Wait> {
         let begun = self.begun;
-        let (done, waiting) =
-            std::mem::take(&mut self.waiting).into_iter().partition(|(save, _)| *save <= begun);
-        self.waiting = waiting;
-        let done: Vec<(u64, Wait)> = done;
-        done.into_iter().map(|(_, wait)| wait).collect()
+        self.take(|save, _| save <= begun)
     }
 
     /// The save that has begun last was not done: those who would wait for it wait for the next.
@@ -52,21 +48,18 @@ impl Waits {
 
     /// Takes out those that have asked to be saved, and be told whether that worked.
     pub(super) fn barriers(&mut self) -> Vec<Wait> {
-        let is_barrier = |(_, wait): &(u64, Wait)| matches!(wait, Wait::Barrier(_));
-        let (gone, stay) = std::mem::take(&mut self.waiting).into_iter().partition(is_barrier);
-        self.waiting = stay;
-        let gone: Vec<(u64, Wait)> = gone;
-        gone.into_iter().map(|(_, wait)| wait).collect()
+        self.take(|_, wait| matches!(wait, Wait::Barrier(_)))
     }
 
     /// Takes out those that wait for a save that has not begun.
     pub(super) fn unsaved(&mut self) -> Vec<Wait> {
         let begun = self.begun;
-        let (gone, stay) =
-            std::mem::take(&mut self.waiting).into_iter().partition(|(save, _)| *save > begun);
-        self.waiting = stay;
-        let gone: Vec<(u64, Wait)> = gone;
-        gone.into_iter().map(|(_, wait)| wait).collect()
+        self.take(|save, _| save > begun)
+    }
+
+    fn take(&mut self, goes: impl Fn(u64, &Wait) -> bool) -> Vec<Wait> {
+        let gone = self.waiting.extract_if(.., |(save, wait)| goes(*save, wait));
+        gone.map(|(_, wait)| wait).collect()
     }
 
     pub(super) fn is_empty(&self) -> bool {

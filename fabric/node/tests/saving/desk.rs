@@ -269,7 +269,7 @@ impl Bench {
         let Ok(Answer::Loaded(found)) = self.world.carry_out(op) else { panic!("it is a load") };
         let Found::State(record) = found else { return None };
         let (schema, layout) = (record.envelope().schema, record.envelope().layout);
-        let stored = Stored { schema, layout, payload: record.payload() };
+        let stored = Stored { schema, layout, known: layout, payload: record.payload() };
         Some(T::read(stored).expect("it was written as one"))
     }
 
