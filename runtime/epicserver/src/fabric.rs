@@ -37,7 +37,7 @@ use crate::discovery::slurm::{SlurmError, Step};
 use crate::discovery::{Discovery, DiscoveryError, Search};
 use bell::Bell;
 use coordinators::Chosen;
-#[cfg(any(feature = "postgres", feature = "etcd"))]
+#[cfg(feature = "postgres")]
 pub(crate) use coordinators::files;
 use gate::{Gate, Progress};
 pub(crate) use job::Job;

@@ -120,13 +120,18 @@ fn wrong_coordinator(config: &CoordinatorConfig) -> Vec<&'static str> {
     if config.user.is_some() != config.password.is_some() {
         found.push("`coordinator.user` and `coordinator.password` go together");
     }
-    if let Some(tls) = &config.tls {
-        if tls.ca.as_os_str().is_empty() {
-            found.push("`coordinator.tls` needs `ca`");
-        }
-        if tls.cert.is_some() != tls.key.is_some() {
-            found.push("`coordinator.tls.cert` and `coordinator.tls.key` go together");
-        }
+    found
+}
+
+/// What is wrong with the files by which a server is reached, of the section called `section`.
+fn wrong_tls(section: &str, tls: Option<&ServerTlsConfig>) -> Vec<String> {
+    let mut found = Vec::new();
+    let Some(tls) = tls else { return found };
+    if tls.ca.as_os_str().is_empty() {
+        found.push(format!("`{section}.tls` needs `ca`"));
+    }
+    if tls.cert.is_some() != tls.key.is_some() {
+        found.push(format!("`{section}.tls.cert` and `{section}.tls.key` go together"));
     }
     found
 }
@@ -146,14 +151,6 @@ fn wrong_store(config: &StoreConfig) -> Vec<&'static str> {
     }
     if config.kind == StoreKind::Redb && config.path.as_os_str().is_empty() {
         found.push("`store.kind` is \"redb\", which needs `store.path`");
-    }
-    if let Some(tls) = &config.tls {
-        if tls.ca.as_os_str().is_empty() {
-            found.push("`store.tls` needs `ca`");
-        }
-        if tls.cert.is_some() != tls.key.is_some() {
-            found.push("`store.tls.cert` and `store.tls.key` go together");
-        }
     }
     found
 }
@@ -387,11 +384,12 @@ impl<'a> Reading<'a> {
         if config.network.tls.as_ref().is_some_and(lacking) {
             self.in_whole("`network.tls` needs all of `ca`, `cert` and `key`".to_owned());
         }
-        let wrong = wrong_coordinator(&config.coordinator);
-        wrong
-            .into_iter()
-            .chain(wrong_store(&config.store))
-            .for_each(|what| self.in_whole(what.to_owned()));
+        let Config { coordinator, store, .. } = &*config;
+        let wrong = wrong_coordinator(coordinator).into_iter().chain(wrong_store(store));
+        wrong.for_each(|what| self.in_whole(what.to_owned()));
+        let tls = [("coordinator", &coordinator.tls), ("store", &store.tls)];
+        let wrong = tls.into_iter().flat_map(|(section, tls)| wrong_tls(section, tls.as_ref()));
+        wrong.for_each(|what| self.in_whole(what));
     }
 
     fn in_file(&mut self, at: usize, what: String) {
