@@ -4,7 +4,7 @@
 //! those (2 KiB), whichever is shorter.
 //!
 //! # Invariants
-//! - **SS1** Slots are in order, each once.
+//! - **SS1** Slots are in order, each once; a set that travels is of one part, and one that is not is not read.
 //!
 //! # Not here
 //! What a set is of.
@@ -177,14 +177,13 @@ impl SlotSet {
     /// Writes it, which is one part.
     pub(crate) fn write(&self, out: &mut Vec<u8>) {
         let slots: Vec<u16> = self.iter().collect();
-        let first = slots.first().map_or(0, |slot| usize::from(*slot) / PART * PART);
-        let fits = slots.last().is_none_or(|last| usize::from(*last) < first + PART);
-        assert!(fits, "SS1: a set that travels is of one part");
+        assert!(are_one_part(&slots), "SS1: a set that travels is of one part");
         if slots.len() * 2 <= BITMAP {
             out.push(LIST);
             slots.iter().for_each(|slot| out.extend(slot.to_le_bytes()));
             return;
         }
+        let first = slots.first().map_or(0, |slot| usize::from(*slot) / PART * PART);
         out.push(BITS);
         out.extend(u16::try_from(first).unwrap_or(0).to_le_bytes());
         let mut bits = vec![0; BITMAP];
@@ -214,8 +213,14 @@ impl SlotSet {
             _ => return Err(Unread::Malformed),
         };
         let rise = slots.windows(2).all(|pair| pair[0] < pair[1]);
-        if rise { Ok(Self::of_list(slots)) } else { Err(Unread::Malformed) }
+        if rise && are_one_part(&slots) { Ok(Self::of_list(slots)) } else { Err(Unread::Malformed) }
     }
+}
+
+/// Whether slots that are in order are of one part.
+fn are_one_part(slots: &[u16]) -> bool {
+    let part = |slot: Option<&u16>| slot.map(|slot| usize::from(*slot) / PART);
+    part(slots.first()) == part(slots.last())
 }
 
 /// Combines two sets of many, word by word.
@@ -252,6 +257,13 @@ mod tests {
             let owned = (0..=u16::MAX).filter(|slot| slot % step == 2);
             assert_eq!(SlotSet::owned(&owners, 2), owned.collect());
         }
+    }
+
+    #[test]
+    fn ss1_a_list_that_is_of_two_parts_is_not_read() {
+        let bytes = [&[LIST][..], &7_u16.to_le_bytes(), &0x4000_u16.to_le_bytes()].concat();
+        assert_eq!(SlotSet::read(Bytes(&bytes[..3])), Ok(SlotSet::Few(vec![7])));
+        assert_eq!(SlotSet::read(Bytes(&bytes)), Err(Unread::Malformed));
     }
 
     proptest! {
