@@ -26,7 +26,12 @@ pub struct Ask<R> {
 
 enum Stage {
     Made(Option<Syscall>),
-    Sent { desk: DeskId, token: Token },
+    Sent {
+        desk: DeskId,
+        token: Token,
+    },
+    /// It could not be sent.
+    Failed(CallError),
     Over,
 }
 
@@ -37,6 +42,16 @@ fn failed(kind: ErrorKind, ran: Ran) -> CallError {
 impl<R> Ask<R> {
     pub(crate) fn new(syscall: Syscall, read: Read<R>) -> Self {
         Self { stage: Stage::Made(Some(syscall)), read }
+    }
+
+    /// One that is asked now, and not when it is awaited.
+    pub(crate) fn sent(syscall: Syscall, read: Read<R>) -> Self {
+        let stage = match current().map(|desk| (desk.id(), send(&desk, syscall))) {
+            Some((desk, Ok(token))) => Stage::Sent { desk, token },
+            Some((_, Err(error))) => Stage::Failed(error),
+            None => Stage::Failed(failed(ErrorKind::NotInAnEntity, Ran::No)),
+        };
+        Self { stage, read }
     }
 
     /// Gives up after `timeout`: then the error says that the deadline passed.
@@ -79,6 +94,9 @@ impl<R> Future for Ask<R> {
                 Err(error) => return Poll::Ready(Err(error)),
             }
         }
+        if let Stage::Failed(error) = self.stage {
+            return Poll::Ready(Err(error));
+        }
         let Stage::Sent { token, desk: of } = self.stage else {
             panic!("polled after it was over")
         };
@@ -107,6 +125,7 @@ impl<R> fmt::Debug for Ask<R> {
         match &self.stage {
             Stage::Made(syscall) => write!(f, "Ask({syscall:?})"),
             Stage::Sent { token, .. } => write!(f, "Ask({token:?})"),
+            Stage::Failed(error) => write!(f, "Ask({error:?})"),
             Stage::Over => f.write_str("Ask(over)"),
         }
     }

@@ -232,6 +232,7 @@ fn outcome_of<M: Method>(answer: Answer) -> M::Output {
         | Answer::Wall(_)
         | Answer::Bytes(_)
         | Answer::Section(_)
+        | Answer::Reminders(_)
         | Answer::Gone { .. } => Err(malformed()),
     })
 }

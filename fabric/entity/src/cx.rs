@@ -20,9 +20,10 @@ use crate::cell::StateCell;
 use crate::desk::{Desk, current};
 use crate::entity::Entity;
 use crate::reference::{Pool, Ref, Target};
+use crate::remind::{Reminded, Reminder, Reminding};
 use crate::running::detached;
 use crate::sync::{Event, Lock, Queue};
-use crate::syscall::{Answer, Syscall};
+use crate::syscall::{Answer, Due, Syscall};
 use crate::watch::NodeWatch;
 
 /// Where a method runs: its entity's key, the pool, clock, random numbers, timers.
@@ -174,7 +175,72 @@ impl<T: Entity> At<T> {
         Ask::new(Syscall::Save, |answer| (answer == Answer::Done).then_some(()))
     }
 
-    /// Deletes the entity: once nothing of this activation runs any more it is collected, and its stored state is
+    /// Has the `#[reminded]` hook called at `at`, the time since 1970-01-01 UTC, even if this activation is gone by then, or the node, or
+    /// the whole fabric was stopped and started: at the first time after that when it runs. In place of the entity's other
+    /// reminder of this label, if it has one.
+    ///
+    /// It is called at least once: again, a few seconds later, while the call fails or the hook panics. What a hook of one turn
+    /// changes is saved together with the note that it ran, so that a crash undoes both or none.
+    ///
+    /// It is kept with the state and becomes durable with it, for which it need not be awaited. To wait for that, the same holds
+    /// as for [`save`](Self::save). Under `saved = "manual"` it saves the state too.
+    ///
+    /// # Errors
+    /// When awaited: as [`save`](Self::save); [`ErrorKind::StoreUnavailable`] where the node has no store, [`ErrorKind::Overloaded`] if the
+    /// entity has as many reminders as it may, 24, or the label is longer than 128 bytes. Nothing is kept then.
+    pub fn remind_at(&self, label: impl Into<String>, at: Duration) -> Reminding
+    where
+        T: Reminded,
+    {
+        Reminding::put(label.into(), Due::At(at), None)
+    }
+
+    /// [`remind_at`](Self::remind_at) the time that it will be after `after`.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn remind_in(&self, label: impl Into<String>, after: Duration) -> Reminding
+    where
+        T: Reminded,
+    {
+        Reminding::put(label.into(), Due::In(after), None)
+    }
+
+    /// [`remind_at`](Self::remind_at) again and again, for the first time after `period`; less than a second is taken for one. Times that pass while
+    /// nobody can run the hook are not made up for one by one: the hook is told how many they were.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn remind_every(&self, label: impl Into<String>, period: Duration) -> Reminding
+    where
+        T: Reminded,
+    {
+        let period = period.max(Duration::from_secs(1));
+        Reminding::put(label.into(), Due::In(period), Some(period))
+    }
+
+    /// Takes the reminder of this label away, if there is one. As [`remind_at`](Self::remind_at), it need not be awaited.
+    ///
+    /// # Errors
+    /// When awaited: as [`save`](Self::save).
+    pub fn forget(&self, label: impl Into<String>) -> Reminding
+    where
+        T: Reminded,
+    {
+        Reminding::of(Syscall::Forget { label: label.into() })
+    }
+
+    /// The reminders of this entity, in the order of their labels.
+    pub fn reminders(&self) -> Ask<Vec<Reminder>>
+    where
+        T: Reminded,
+    {
+        Ask::new(Syscall::Reminders, |answer| {
+            if let Answer::Reminders(all) = answer { Some(all) } else { None }
+        })
+    }
+
+    /// Deletes the entity and its reminders: once nothing of this activation runs any more it is collected, and its stored state is
     /// replaced by a tombstone. A later call makes a new entity.
     pub fn delete(&self) {
         let desk = desk();
@@ -217,6 +283,10 @@ pub struct Cx<T> {
 impl<T: Entity> Cx<T> {
     pub(crate) fn new(cell: Rc<StateCell<T>>) -> Self {
         Self { at: At::new(cell) }
+    }
+
+    pub(crate) fn cell(&self) -> &Rc<StateCell<T>> {
+        &self.at.cell
     }
 
     /// Reads or changes the state, in one piece with nothing between.

@@ -167,6 +167,10 @@ pub trait Host {
     /// The state of the activation at `place` has changed for the first time since it was [watched](AnyCell::watch), or
     /// a section that may have changed it has ended.
     fn changed(&self, place: Place);
+    /// Whether the entity at `place` has this reminder, due at that time in ms since 1970.
+    fn has_reminder(&self, place: Place, label: &str, due_ms: u64) -> bool;
+    /// The hook has run for it, or there was nothing to run it for.
+    fn reminded(&self, place: Place, label: &str, due_ms: u64);
     /// A call leaves: [`Syscall::Call`] or, without a token, [`Syscall::Tell`], in two words.
     fn call(&self, desk: &Desk, token: Option<Token>, request: Request);
     /// Any other syscall leaves. Without a token nobody waits for its answer.

@@ -21,6 +21,7 @@ use crate::envelope::{Envelope, Pool, Request};
 use crate::form::Form;
 use crate::message::{Coded, Message};
 use crate::reference::Target;
+use crate::remind::Reminds;
 use crate::running::{Activation, Started};
 use crate::saving::{Policy, Stored, Unreadable, layout_of};
 
@@ -85,6 +86,9 @@ pub trait Entity: EntityType {
 
     /// Whether an `#[activate]` hook makes new states; they are saved before they change.
     const MAKES: bool = false;
+
+    /// How its `#[reminded]` hook is called, if it has one.
+    const REMINDS: Option<Reminds> = None;
 
     /// Makes the state of a new activation: by the `#[activate]` hook, or `Default`.
     fn activate(at: At<Self>) -> Activation<Self>;
@@ -231,6 +235,8 @@ pub struct TypeInfo {
     pub schema: u32,
     /// The hash of its fields.
     pub layout: fn() -> u64,
+    /// How its entities are reminded, if they can be.
+    pub reminds: Option<Reminds>,
     /// Makes the cell of a new activation, its state not yet in it.
     pub new_cell: fn(EntityId) -> Rc<dyn AnyCell>,
 }
@@ -247,6 +253,7 @@ impl TypeInfo {
             methods: T::METHODS,
             saved: T::SAVED,
             makes: T::MAKES,
+            reminds: T::REMINDS,
             schema: T::SCHEMA,
             layout: || layout_of(T::form),
             new_cell: |id| Rc::new(StateCell::<T>::new(id)),

@@ -20,6 +20,7 @@ mod reference;
 #[cfg(feature = "serde")]
 mod reference_serde;
 mod registry;
+mod remind;
 mod running;
 mod saving;
 mod script;
@@ -41,10 +42,13 @@ pub use form::{Form, Part, UnknownPart};
 pub use message::{Coded, Message};
 pub use reference::{Pool, Ref, Target};
 pub use registry::{Registry, RegistryError};
+pub use remind::{
+    Args as RemindArgs, Reminded, Reminder, Reminding, Reminds, remind_shared, remind_turn,
+};
 pub use running::{Activation, ActivationFailed, AnyStarted, Running, Started, detached, run};
 pub use saving::{Policy, Stored, Unreadable, Unsaved, layout_of};
 pub use script::{Asked, Run, Script};
 pub use sync::{Event, Lock, LockGuard, Queue};
-pub use syscall::{Answer, Syscall};
+pub use syscall::{Answer, Due, Syscall};
 pub use tickets::{Remains, Tickets, Waiter};
 pub use watch::NodeWatch;

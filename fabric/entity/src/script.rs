@@ -139,6 +139,12 @@ impl Host for ScriptHost {
 
     fn changed(&self, _: Place) {}
 
+    fn has_reminder(&self, _: Place, _: &str, _: u64) -> bool {
+        true
+    }
+
+    fn reminded(&self, _: Place, _: &str, _: u64) {}
+
     fn leave(&self, _: &Desk, _: Entry) {}
 
     fn adopt(

@@ -11,6 +11,7 @@ use std::time::Duration;
 use epicserver_wire::{CallError, NodeId, SectionId, Time};
 
 use crate::envelope::Request;
+use crate::remind::Reminder;
 
 /// What user code asks of whoever hosts it.
 #[derive(Debug, PartialEq)]
@@ -92,10 +93,35 @@ pub enum Syscall {
     },
     /// Answer once all that has changed in the entity's state so far is durable.
     Save,
+    /// Put a reminder down, in place of the entity's other one of this label, and answer once that is durable.
+    Remind {
+        /// Which of the entity's reminders.
+        label: String,
+        /// When it is due.
+        due: Due,
+        /// How often it comes again after that.
+        every: Option<Duration>,
+    },
+    /// Take the entity's reminder of this label away, if there is one, and answer once that is durable.
+    Forget {
+        /// Which.
+        label: String,
+    },
+    /// Answer with the entity's reminders.
+    Reminders,
     /// Forget the entity's state once nothing of this activation runs any more, and collect it.
     Delete,
     /// Collect this activation once nothing of it runs any more.
     Deactivate,
+}
+
+/// When a reminder is due.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Due {
+    /// At this time since 1970-01-01 UTC.
+    At(Duration),
+    /// After so long from now.
+    In(Duration),
 }
 
 /// What user code is told.
@@ -110,6 +136,8 @@ pub enum Answer {
     Wall(u64),
     /// Random bytes, or the bytes of a value.
     Bytes(Vec<u8>),
+    /// What the entity is to be reminded of, in the order of the labels.
+    Reminders(Vec<Reminder>),
     /// A node is gone.
     Gone {
         /// How many are gone with it.

@@ -19,7 +19,8 @@ use syn::{
 use crate::types::attributes_called;
 
 /// The attributes that mark methods for `#[entity]`.
-pub(crate) const MARKERS: [&str; 5] = ["exclusive", "activate", "loaded", "deactivate", "memory"];
+pub(crate) const MARKERS: [&str; 6] =
+    ["exclusive", "activate", "loaded", "deactivate", "memory", "reminded"];
 
 /// An `impl` block.
 pub(crate) struct Block {

@@ -1,4 +1,4 @@
-//! The hooks of an entity: `#[activate]`, `#[loaded]`, `#[deactivate]`, `#[memory]`.
+//! The hooks of an entity: `#[activate]`, `#[loaded]`, `#[deactivate]`, `#[memory]`; and what `#[reminded]` marks.
 //!
 //! # Not here
 //! When a node calls them.
@@ -6,7 +6,9 @@
 use proc_macro2::TokenStream;
 use quote::{format_ident, quote, quote_spanned};
 use syn::spanned::Spanned;
-use syn::{Attribute, Error, FnArg, Meta, Path, ReceiverKind, Result, ReturnType, Signature};
+use syn::{
+    Attribute, Error, FnArg, Ident, Meta, Path, ReceiverKind, Result, ReturnType, Signature,
+};
 
 use crate::block::Function;
 use crate::options::Errors;
@@ -19,6 +21,7 @@ pub(crate) struct Hooks<'a> {
     loaded: Option<Hook<'a>>,
     deactivate: Option<Hook<'a>>,
     memory: Option<Hook<'a>>,
+    reminded: Option<Hook<'a>>,
 }
 
 struct Hook<'a> {
@@ -34,6 +37,7 @@ impl<'a> Hooks<'a> {
             ("loaded", &mut self.loaded, deactivate_form),
             ("deactivate", &mut self.deactivate, deactivate_form),
             ("memory", &mut self.memory, memory_form),
+            ("reminded", &mut self.reminded, reminded_form),
         ];
         let mut is_hook = false;
         for (name, place, form) in hooks {
@@ -45,6 +49,13 @@ impl<'a> Hooks<'a> {
             }
         }
         is_hook
+    }
+
+    /// The hook for reminders: its name, whether it is `async` and takes `cx`, whether it takes `at`; and its conditions.
+    pub(crate) fn reminded(&self) -> Option<(&Ident, bool, bool, Vec<Attribute>)> {
+        let hook = self.reminded.as_ref()?;
+        let signature = &hook.function.sig;
+        Some((&signature.ident, signature.asyncness.is_some(), hook.takes_at, hook.cfgs()))
     }
 
     /// The functions of `impl Entity` for them.
@@ -183,6 +194,9 @@ fn hook<'a>(
                 }
                 "loaded" => "`fn loaded(&mut self)` or `fn loaded(&mut self, at: At<Self>)`",
                 "deactivate" => "`fn leave(&mut self)` or `fn leave(&mut self, at: At<Self>)`",
+                "reminded" => {
+                    "`fn wake(&mut self, reminder: Reminder)` or `fn wake(&mut self, at: At<Self>, reminder: Reminder)` or `async fn wake(cx: Cx<Self>, reminder: Reminder)`"
+                }
                 _memory => "`fn heap_bytes(&self) -> usize`",
             };
             let text = format!("this is not what `#[{name}]` marks: write {forms}");
@@ -219,6 +233,31 @@ fn deactivate_form(signature: &Signature) -> Option<bool> {
         return None;
     }
     at_or_nothing(signature)
+}
+
+/// Gives whether it takes `at`, or, in place of `self`, `cx`.
+fn reminded_form(signature: &Signature) -> Option<bool> {
+    if matches!(signature.output, ReturnType::Type(..)) {
+        return None;
+    }
+    let by_mut = match signature.receiver() {
+        Some(receiver) => {
+            let ReceiverKind::Reference(_, None, Some(_)) = &receiver.kind else { return None };
+            true
+        }
+        None => false,
+    };
+    let typed = signature.inputs.iter().filter_map(|input| match input {
+        FnArg::Typed(typed) => Some(&typed.ty),
+        FnArg::Receiver(_) => None,
+    });
+    let is_async = signature.asyncness.is_some();
+    match &typed.collect::<Vec<_>>()[..] {
+        [cx, _] if is_async && !by_mut => is_named(cx, "Cx").then_some(false),
+        [_] if by_mut && !is_async => Some(false),
+        [at, _] if by_mut && !is_async => is_named(at, "At").then_some(true),
+        _other => None,
+    }
 }
 
 fn memory_form(signature: &Signature) -> Option<bool> {

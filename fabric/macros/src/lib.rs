@@ -165,6 +165,14 @@ pub fn loaded(options: TokenStream, item: TokenStream) -> TokenStream {
     mark("loaded", options, item)
 }
 
+/// On a method of an `#[entity] impl`, `fn wake(&mut self, reminder: Reminder)` (with `at: At<Self>` before it where that is wanted) or
+/// `async fn wake(cx: Cx<Self>, reminder: Reminder)`: what is called when a reminder is due that the entity has asked for by
+/// `at.remind_at(…)`, `remind_in` or `remind_every`. Nobody else can call it.
+#[proc_macro_attribute]
+pub fn reminded(options: TokenStream, item: TokenStream) -> TokenStream {
+    mark("reminded", options, item)
+}
+
 /// On a method of an `#[entity] impl`, `fn leave(&mut self)`: the last turn of an activation that
 /// is collected.
 #[proc_macro_attribute]

@@ -60,6 +60,7 @@ pub(crate) fn expand(options: TokenStream, block: &Block) -> TokenStream {
         methods,
     };
     let entity = generated.entity(&hooks);
+    let reminded = generated.reminded(&hooks);
     let calls = generated.calls();
     let markers = generated.markers();
     let methods = generated.methods.iter().map(|method| generated.method(method));
@@ -71,6 +72,7 @@ pub(crate) fn expand(options: TokenStream, block: &Block) -> TokenStream {
         #markers
         #(#methods)*
         #entity
+        #reminded
         #errors
     }
 }
@@ -323,8 +325,90 @@ impl Generated {
         }
     }
 
+    /// The hook for reminders, as a method that is in no list.
+    fn reminded(&self, hooks: &Hooks<'_>) -> Option<TokenStream> {
+        let (name, is_async, takes_at, own_cfgs) = hooks.reminded()?;
+        let Self { home, own, cfgs, .. } = self;
+        let cfgs = quote!(#(#cfgs)* #(#own_cfgs)*);
+        let hook = format_ident!("__{}Reminded", self.calls, span = Span::call_site());
+        // Its parameter is why it may be more visible than the entity, as in `marker`.
+        let marker = quote!(#hook<fn(#own)>);
+        let at = takes_at.then(|| quote!(#home::At::of(cell),));
+        let (mode, start) = if is_async {
+            let start = quote! {
+                #home::run::shared::<Self, _>(call, cell, |cx, args| {
+                    #home::remind_shared(cx, args, <#own>::#name)
+                })
+            };
+            (quote!(Shared), start)
+        } else {
+            let start = quote! {
+                #home::run::turn::<Self>(call, &cell, |state, cell, args| {
+                    #home::remind_turn(cell, &args, |reminder| <#own>::#name(state, #at reminder))
+                })
+            };
+            (quote!(Turn), start)
+        };
+        Some(quote! {
+            #cfgs
+            #[doc(hidden)]
+            #[allow(non_camel_case_types, missing_debug_implementations)]
+            pub struct #hook<F>(::core::marker::PhantomData<fn() -> F>);
+
+            #cfgs
+            #[automatically_derived]
+            impl #home::Reminded for #own {
+                type Hook = #marker;
+            }
+
+            #cfgs
+            const _: () = ::core::assert!(
+                !::core::matches!(<#own as #home::EntityType>::SAVED, #home::Policy::Never),
+                "an entity that is never saved has no reminders: leave `saved = \"never\"` out, or `#[reminded]`"
+            );
+
+            #cfgs
+            #[automatically_derived]
+            #[allow(deprecated, clippy::all, clippy::pedantic, clippy::nursery)]
+            impl #home::Method for #marker {
+                type Entity = #own;
+                type Args = #home::RemindArgs;
+                type Reply = ();
+                type Output = ::core::result::Result<(), #home::wire::CallError>;
+                const NAME: &'static str = "#[reminded]";
+                const MODE: #home::Mode = #home::Mode::#mode;
+
+                fn output(outcome: Self::Output) -> Self::Output {
+                    outcome
+                }
+
+                fn start(
+                    call: ::std::boxed::Box<#home::Envelope<Self>>,
+                    cell: ::std::rc::Rc<#home::StateCell<Self::Entity>>,
+                ) -> #home::Started<Self> {
+                    #start
+                }
+
+                fn pool() -> &'static ::std::thread::LocalKey<#home::MethodPool<Self>> {
+                    ::std::thread_local! {
+                        static POOL: #home::MethodPool<#marker> =
+                            const { #home::MethodPool::new() };
+                    }
+                    &POOL
+                }
+            }
+        })
+    }
+
     fn entity(&self, hooks: &Hooks<'_>) -> TokenStream {
         let Self { home, own, calls, cfgs, .. } = self;
+        let reminds = hooks.reminded().map(|(_, _, _, cfgs)| {
+            quote! {
+                #(#cfgs)*
+                const REMINDS: ::core::option::Option<#home::Reminds> =
+                    ::core::option::Option::Some(#home::Reminds::of::<Self>());
+            }
+        });
         let hooks = hooks.functions(own, home);
         let infos = self.methods.iter().map(|method| {
             let cfgs = attributes_called(&method.attrs, &["cfg"]);
@@ -338,6 +422,7 @@ impl Generated {
             impl #home::Entity for #own {
                 type Calls = #calls;
                 const METHODS: &'static [#home::MethodInfo] = &[#(#infos),*];
+                #reminds
 
                 #hooks
             }

@@ -17,7 +17,7 @@ use crate::departures::Departures;
 use crate::named::Named;
 use crate::realm::{Realm, Traffic};
 use crate::remote::{Posted, Remote};
-use crate::saving::Saving;
+use crate::saving::{Saving, Watch};
 use crate::tokens::{Note, Timer};
 use crate::turns::Task;
 use crate::wake::Wakers;
@@ -128,6 +128,7 @@ pub(crate) struct Core {
     /// All that the node holds is being dropped.
     pub(crate) evicting: Cell<bool>,
     pub(crate) saving: RefCell<Saving>,
+    pub(crate) watch: RefCell<Watch>,
     /// All is being collected for good.
     pub(crate) closing: Cell<bool>,
     pub(crate) counters: RefCell<Counters>,
@@ -174,6 +175,7 @@ impl Core {
             backlog: RefCell::default(),
             evicting: Cell::new(false),
             saving: RefCell::new(Saving::new(&config)),
+            watch: RefCell::new(Watch::new(&config)),
             closing: Cell::new(false),
             counters: RefCell::default(),
             config,
@@ -249,7 +251,8 @@ impl Core {
         let timer = self.timers.borrow().deadline();
         let due = self.drain_due.get().min(self.hold_due.get());
         let due = (due != Time::MAX).then_some(due);
-        timer.into_iter().chain(self.next_collection()).chain(due).chain(self.next_save()).min()
+        let all = timer.into_iter().chain(self.next_collection()).chain(due);
+        all.chain(self.next_save()).chain(self.next_reminder()).min()
     }
 
     /// What has changed since the last look is told, and done.

@@ -12,7 +12,8 @@
 use std::rc::Rc;
 
 use epicserver_entity::{
-    AnyCell, Desk, Entry, Head, Host, MethodInfo, Mode, Place, Request, Running, Syscall, TurnId,
+    Answer, AnyCell, Desk, Entry, Head, Host, MethodInfo, Mode, Place, Request, Running, Syscall,
+    TurnId,
 };
 use epicserver_proto::{Epoch, Seen, SlotId};
 use epicserver_wire::{CallError, EntityId, Path, ShardId, Token};
@@ -70,6 +71,14 @@ impl Host for Core {
 
     fn changed(&self, place: Place) {
         self.changed_at(place.index());
+    }
+
+    fn has_reminder(&self, place: Place, label: &str, due_ms: u64) -> bool {
+        self.has_reminder_at(place.index(), label, due_ms)
+    }
+
+    fn reminded(&self, place: Place, label: &str, due_ms: u64) {
+        self.reminded_at(place.index(), label, due_ms);
     }
 
     fn enter(&self, desk: &Desk, head: &Head, method: &'static MethodInfo) -> Option<Entry> {
@@ -151,6 +160,16 @@ impl Host for Core {
             (Syscall::Release { section }, _) => self.release(desk, section),
             (Syscall::Watch { seen }, Some(token)) => self.watch(desk, seen, token),
             (Syscall::Save, Some(token)) => self.barrier(desk, turn.place.index(), token),
+            (Syscall::Remind { label, due, every }, token) => {
+                self.remind(desk, turn.place.index(), token, (label, due, every));
+            }
+            (Syscall::Forget { label }, token) => {
+                self.forget_reminder(desk, turn.place.index(), token, &label);
+            }
+            (Syscall::Reminders, Some(token)) => {
+                let all = self.reminders(turn.place.index());
+                self.complete(desk, token, Answer::Reminders(all));
+            }
             (Syscall::Delete, _) => self.delete(turn.place.index()),
             (Syscall::Deactivate, _) => self.leaves(turn.place.index()),
             (syscall, token) => self.named_syscall(desk, turn.place.index(), token, syscall),

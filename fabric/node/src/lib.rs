@@ -41,7 +41,7 @@ use std::sync::Arc;
 use epicserver_entity::{Answer, Desk, Host, Request, TurnId, detached};
 use epicserver_proto::passage::Emptying;
 use epicserver_proto::{Ownership, SlotId};
-use epicserver_record::{Done, Op, OpId};
+use epicserver_record::{Done, Op, OpId, Slot};
 use epicserver_wire::frame::{Frame, FrameMut};
 use epicserver_wire::header::Violation;
 use epicserver_wire::{EntityId, LinkId, ShardId, Time, Token};
@@ -74,6 +74,13 @@ pub enum Message {
         view: u64,
         /// The call.
         request: Request,
+    },
+    /// A reminder of a slot that the shard watches was saved.
+    Due {
+        /// Which slot.
+        slot: Slot,
+        /// When it is due, in ms since 1970.
+        due_ms: u64,
     },
     /// All that follows is said under a view, and all that came before it is to be decided.
     Flush {
@@ -334,6 +341,7 @@ impl Shard {
             }
         }
         self.core.collect(&self.desk);
+        self.core.watch_reminders();
         self.core.save(&self.desk);
         self.core.wind_up();
         self.core.take_effects(out);
@@ -420,6 +428,7 @@ impl Core {
             Event::Message(Message::Returned { from, view, request }) => {
                 self.returned(desk, (from, view), request);
             }
+            Event::Message(Message::Due { slot, due_ms }) => self.expect_reminder(slot, due_ms),
             Event::Message(Message::Flush { from, view }) => self.flush_of(desk, from, view),
             Event::Message(Message::Flushed { from, view, emptying }) => {
                 // A shard of this node answers what it was asked; after an eviction nobody has asked.

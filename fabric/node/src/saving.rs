@@ -7,9 +7,12 @@
 //!   answer came is seen by the next.
 //!
 //! # Not here
-//! How a state is made of what was found (`load`), which are saved when (`commit`), who waits for it (`wait`).
+//! How a state is made of what was found (`load`), which are saved when (`commit`), who waits for it (`wait`). What entities are to
+//! be reminded of (`agenda`), and when (`due`).
 
+mod agenda;
 mod commit;
+mod due;
 mod load;
 mod wait;
 
@@ -17,13 +20,16 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use epicserver_entity::{Desk, Policy, TypeInfo};
-use epicserver_record::{Done, Op, OpId, Owner};
-use epicserver_wire::{ClassId, EntityId, Path, Time};
+use epicserver_record::{Done, Op, OpId, Owner, Slot};
+use epicserver_wire::{ClassId, EntityId, MethodId, Path, Time};
 
 use crate::config::Saves;
 use crate::core::Core;
 use crate::{Config, Effect, Notice};
+use agenda::Reminders;
 use wait::Waits;
+
+pub(crate) use due::Watch;
 
 /// Loads of one shard that may be unanswered; further ones wait.
 const LOADS_MAX: usize = 1024;
@@ -68,6 +74,10 @@ struct Kept {
     unsaved: bool,
     /// The entity was deleted: a tombstone is saved.
     deleted: bool,
+    /// Its reminders, if it has or had any.
+    reminders: Option<Box<Reminders>>,
+    /// The method that is called for them.
+    hook: Option<MethodId>,
     waits: Waits,
 }
 
@@ -76,6 +86,10 @@ struct Kept {
 enum Asked {
     Load(u32),
     Commit(Vec<u32>, usize),
+    /// What is due first in each slot of a class.
+    Heads(ClassId),
+    /// What is due in a slot.
+    Due(Slot),
 }
 
 /// What a shard saves.
@@ -173,6 +187,7 @@ impl Core {
                 saving.commits += 1;
                 saving.bytes += bytes;
             }
+            Asked::Heads(_) | Asked::Due(_) => {}
         }
         saving.asked.insert(id, asked);
         self.effect(Effect::Store { id: OpId(id), op });
@@ -191,13 +206,15 @@ impl Core {
                     saving.commits -= 1;
                     saving.bytes -= bytes;
                 }
-                None => {}
+                Some(Asked::Heads(_) | Asked::Due(_)) | None => {}
             }
             asked
         };
         match asked {
             Some(Asked::Load(place)) => self.found(desk, (place, id), result),
             Some(Asked::Commit(places, _)) => self.committed(desk, (places, id), result),
+            Some(Asked::Heads(class)) => self.found_heads(class, result),
+            Some(Asked::Due(slot)) => self.found_due(desk, slot, result),
             // What was asked before all was dropped.
             None => {}
         }
@@ -233,6 +250,7 @@ impl Core {
         saving.later.iter_mut().for_each(VecDeque::clear);
         (saving.loads, saving.commits, saving.bytes) = (0, 0, 0);
         (saving.pause, saving.failures) = (Time::ZERO, 0);
+        self.forget_watch();
     }
 
     /// Whether nothing is asked of the store, and nothing waits to be.

@@ -70,6 +70,7 @@ impl Core {
         let classes = self.config.registry.entities().map(|info| info.class);
         self.alone.set(now.is_alone(classes.filter(|class| *class != ClassId::STATELESS)));
         self.hang_up(forgets);
+        self.watch_anew();
         if turned {
             self.announce(desk);
         }

@@ -2,6 +2,8 @@
 
 #[path = "saving/desk.rs"]
 mod desk;
+#[path = "saving/reminders.rs"]
+mod reminders;
 
 use std::time::Duration;
 

@@ -10,7 +10,7 @@
 //! | 10 | 0: a value, 1: a tombstone |
 //! | 11 | zero |
 //! | 12..14 | length of the name |
-//! | 14..16 | zero |
+//! | 14..16 | length of the agenda |
 //! | 16..20 | length of the payload |
 //! | 20..24 | schema version |
 //! | 24..32 | layout hash of the type |
@@ -18,7 +18,7 @@
 //! | 40..48 | node that wrote it |
 //! | 48..56 | version of the entity |
 //! | 56..64 | when it was written, in ms |
-//! | 64.. | the name, zeros up to a multiple of 16, the payload |
+//! | 64.. | the name, zeros up to a multiple of 16, the payload, the agenda |
 //!
 //! # Invariants
 //! - **EN1** A [`Record`] is whole: it was sealed here, or all of it was checked.
@@ -26,7 +26,7 @@
 //! - **EN3** The payload begins at a multiple of 16 in memory that does so too, and may be read in place.
 //!
 //! # Not here
-//! What the payload says; whether it is a valid value of its type. Where records lie.
+//! What the payload says; whether it is a valid value of its type. What the agenda says (`agenda`). Where records lie.
 
 use std::fmt;
 
@@ -34,8 +34,8 @@ use crc64fast::Digest;
 use epicserver_wire::NodeId;
 use epicserver_wire::rkyv::util::AlignedVec;
 
-use crate::limits::{NAME_BYTES_MAX, PAYLOAD_BYTES_MAX};
-use crate::{Name, Owner};
+use crate::limits::{AGENDA_BYTES_MAX, NAME_BYTES_MAX, PAYLOAD_BYTES_MAX};
+use crate::{Agenda, Name, Owner};
 
 /// Bytes before the name.
 pub(crate) const HEAD: usize = 64;
@@ -116,7 +116,7 @@ pub struct TooLong(pub usize);
 pub struct Record {
     bytes: AlignedVec<ALIGN>,
     name: usize,
-    payload: usize,
+    agenda: usize,
 }
 
 /// Where the payload begins.
@@ -142,6 +142,19 @@ impl Record {
         envelope: &Envelope,
         fill: impl FnOnce(&mut AlignedVec<ALIGN>),
     ) -> Result<Self, TooLong> {
+        Self::write_with(name, envelope, &Agenda::default(), fill)
+    }
+
+    /// The same for a state of an entity that has reminders.
+    ///
+    /// # Errors
+    /// [`TooLong`].
+    pub fn write_with(
+        name: &Name,
+        envelope: &Envelope,
+        agenda: &Agenda,
+        fill: impl FnOnce(&mut AlignedVec<ALIGN>),
+    ) -> Result<Self, TooLong> {
         let named = name.as_bytes();
         let at = payload_at(named.len());
         let mut bytes = AlignedVec::with_capacity(at + 256);
@@ -153,11 +166,14 @@ impl Record {
         let (Ok(payload_len), true) = (u32::try_from(payload), payload <= PAYLOAD_BYTES_MAX) else {
             return Err(TooLong(payload));
         };
-        let name_len = u16::try_from(named.len()).unwrap_or(u16::MAX);
-        bytes[8..HEAD].copy_from_slice(&envelope.head(name_len, payload_len));
+        bytes.extend_from_slice(&agenda.to_bytes());
+        let agenda = bytes.len() - at - payload;
+        let short = |len: usize| u16::try_from(len).unwrap_or(u16::MAX);
+        let head = envelope.head(short(named.len()), payload_len, short(agenda));
+        bytes[8..HEAD].copy_from_slice(&head);
         let sum = checksum(&bytes[8..]);
         bytes[..8].copy_from_slice(&sum.to_le_bytes());
-        Ok(Self { bytes, name: named.len(), payload })
+        Ok(Self { bytes, name: named.len(), agenda })
     }
 
     /// The record that lies under `name` as `bytes`.
@@ -165,12 +181,11 @@ impl Record {
     /// # Errors
     /// [`Corrupt`] if it is not what was written there.
     pub fn open(name: &Name, bytes: &[u8]) -> Result<Self, Corrupt> {
-        Self::checked(name.as_bytes(), bytes)
-            .map_err(|flaw| Corrupt { name: name.clone(), flaw })?;
-        let (name, payload) = (name.as_bytes().len(), bytes.len());
+        let corrupt = |flaw| Corrupt { name: name.clone(), flaw };
+        let agenda = Self::checked(name.as_bytes(), bytes).map_err(corrupt)?.agenda_len;
         let mut copy = AlignedVec::with_capacity(bytes.len());
         copy.extend_from_slice(bytes);
-        Ok(Self { bytes: copy, name, payload: payload - payload_at(name) })
+        Ok(Self { bytes: copy, name: name.as_bytes().len(), agenda })
     }
 
     /// The envelope of what lies under `name` as `bytes`, without a copy of them.
@@ -178,7 +193,8 @@ impl Record {
     /// # Errors
     /// [`Corrupt`], as [`open`](Self::open).
     pub fn look(name: &Name, bytes: &[u8]) -> Result<Envelope, Corrupt> {
-        Self::checked(name.as_bytes(), bytes).map_err(|flaw| Corrupt { name: name.clone(), flaw })
+        let checked = Self::checked(name.as_bytes(), bytes).map(|parsed| parsed.envelope);
+        checked.map_err(|flaw| Corrupt { name: name.clone(), flaw })
     }
 
     /// Whether `bytes` are a whole record of `name`, wherever they lie.
@@ -208,15 +224,16 @@ impl Record {
         Ok((name, record))
     }
 
-    fn checked(name: &[u8], bytes: &[u8]) -> Result<Envelope, Flaw> {
+    fn checked(name: &[u8], bytes: &[u8]) -> Result<Parsed, Flaw> {
         let head = bytes.first_chunk::<HEAD>().ok_or(Flaw::Short)?;
         let (sum, rest) = bytes.split_first_chunk::<8>().ok_or(Flaw::Short)?;
         if u64::from_le_bytes(*sum) != checksum(rest) {
             return Err(Flaw::Checksum);
         }
-        let Parsed { envelope, name_len, payload_len } = Envelope::parse(head)?;
+        let parsed = Envelope::parse(head)?;
+        let Parsed { name_len, payload_len, agenda_len, .. } = parsed;
         let at = payload_at(name_len);
-        let whole = at.checked_add(payload_len) == Some(bytes.len());
+        let whole = at.checked_add(payload_len + agenda_len) == Some(bytes.len());
         let named = bytes.get(HEAD..HEAD + name_len).ok_or(Flaw::Parts)?;
         let gap = bytes.get(HEAD + name_len..at).ok_or(Flaw::Parts)?;
         if !whole || gap.iter().any(|byte| *byte != 0) {
@@ -225,7 +242,7 @@ impl Record {
         if named != name {
             return Err(Flaw::Misplaced);
         }
-        Ok(envelope)
+        Ok(parsed)
     }
 
     /// What is said of the payload.
@@ -257,7 +274,19 @@ impl Record {
     /// The payload (**EN3**).
     #[must_use]
     pub fn payload(&self) -> &[u8] {
-        &self.bytes[self.bytes.len() - self.payload..]
+        &self.bytes[payload_at(self.name)..self.bytes.len() - self.agenda]
+    }
+
+    /// The stored form of the agenda; empty where there are no reminders.
+    #[must_use]
+    pub fn agenda(&self) -> &[u8] {
+        &self.bytes[self.bytes.len() - self.agenda..]
+    }
+
+    /// The checksum of payload and agenda: of all that an entity may change of its record.
+    #[must_use]
+    pub fn content_sum(&self) -> u64 {
+        checksum(&self.bytes[payload_at(self.name)..])
     }
 
     /// The checksum, which tells whether two payloads in equal envelopes are equal.
@@ -286,7 +315,8 @@ impl fmt::Debug for Record {
         f.debug_struct("Record")
             .field("name", &self.name())
             .field("envelope", &self.envelope())
-            .field("payload", &self.payload)
+            .field("payload", &self.payload().len())
+            .field("agenda", &self.agenda)
             .finish()
     }
 }
@@ -295,16 +325,18 @@ struct Parsed {
     envelope: Envelope,
     name_len: usize,
     payload_len: usize,
+    agenda_len: usize,
 }
 
 impl Envelope {
     /// The head but for the checksum.
-    fn head(&self, name_len: u16, payload_len: u32) -> [u8; HEAD - 8] {
+    fn head(&self, name_len: u16, payload_len: u32, agenda_len: u16) -> [u8; HEAD - 8] {
         let mut head = [0; HEAD - 8];
         head[0] = FORMAT;
         head[1] = self.codec;
         head[2] = u8::from(self.tombstone);
         head[4..6].copy_from_slice(&name_len.to_le_bytes());
+        head[6..8].copy_from_slice(&agenda_len.to_le_bytes());
         head[8..12].copy_from_slice(&payload_len.to_le_bytes());
         head[12..16].copy_from_slice(&self.schema.to_le_bytes());
         let words = [
@@ -324,15 +356,17 @@ impl Envelope {
         if head[8] != FORMAT {
             return Err(Flaw::Format(head[8]));
         }
-        if head[10] > 1 || head[11] != 0 || head[14] != 0 || head[15] != 0 {
+        if head[10] > 1 || head[11] != 0 {
             return Err(Flaw::Parts);
         }
         let half =
             |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
         let word = |at: usize| u64::from(half(at)) | u64::from(half(at + 4)) << 32;
         let name_len = usize::from(u16::from_le_bytes([head[12], head[13]]));
+        let agenda_len = usize::from(u16::from_le_bytes([head[14], head[15]]));
         let payload_len = usize::try_from(half(16)).map_err(|_| Flaw::Parts)?;
-        if name_len > NAME_BYTES_MAX || payload_len > PAYLOAD_BYTES_MAX {
+        let fits = name_len <= NAME_BYTES_MAX && payload_len <= PAYLOAD_BYTES_MAX;
+        if !fits || agenda_len > AGENDA_BYTES_MAX {
             return Err(Flaw::Parts);
         }
         let envelope = Self {
@@ -344,7 +378,7 @@ impl Envelope {
             written_ms: word(56),
             tombstone: head[10] == 1,
         };
-        Ok(Parsed { envelope, name_len, payload_len })
+        Ok(Parsed { envelope, name_len, payload_len, agenda_len })
     }
 }
 

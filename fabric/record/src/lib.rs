@@ -5,6 +5,7 @@
 //! # Not here
 //! Where rows lie, threads, files. When to save. What a state says.
 
+pub mod agenda;
 mod envelope;
 pub mod judge;
 pub mod limits;
@@ -13,6 +14,7 @@ mod op;
 mod page;
 mod world;
 
+pub use agenda::Agenda;
 pub use envelope::{Corrupt, Envelope, Flaw, Record, TooLong, checksum};
 pub use name::{Kind, Name, Range};
 pub use op::{Answer, Done, Found, Op, OpId, Outcome, Owner, Row, Save, Slot, Trouble, check};

@@ -16,6 +16,7 @@
 //! What a row says.
 
 use std::fmt;
+use std::ops::Bound;
 
 use epicserver_wire::{ClassId, EntityId, TypeId};
 
@@ -43,6 +44,8 @@ impl Kind {
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Name(Box<[u8]>);
 
+/// Where a reminder's slot ends.
+const SLOT_END: usize = 1 + 2 + 2;
 const REMINDER_HEAD: usize = 1 + 2 + 2 + 8 + 2;
 const REQUEST: usize = 16;
 
@@ -198,6 +201,8 @@ pub enum Range {
         /// The latest that are given, in milliseconds.
         until_ms: u64,
     },
+    /// The reminder of each slot of a class that is due first.
+    Next(ClassId),
     /// What an entity has answered to requests.
     Answers(EntityId),
 }
@@ -206,7 +211,7 @@ impl Range {
     /// From where it goes, and where it ends; `None` if it goes to the last row.
     #[must_use]
     pub fn bounds(&self) -> (Name, Option<Name>) {
-        let prefix = |bytes: &[u8]| (Name::raw(bytes), after(bytes));
+        let prefix = |bytes: &[u8]| (Name::raw(bytes), after_all(bytes));
         match self {
             Self::All => (Name::raw(&[]), None),
             Self::Type(of) => {
@@ -215,14 +220,42 @@ impl Range {
             }
             Self::Due { slot, until_ms } => {
                 let from = Name::due_from(*slot, 0);
-                let end = after(Name::due_from(*slot, *until_ms).as_bytes());
+                let end = after_all(Name::due_from(*slot, *until_ms).as_bytes());
                 (from, end)
+            }
+            Self::Next(class) => {
+                let [a, b] = ordered16(class.as_u16());
+                prefix(&[Kind::Reminder as u8, a, b])
             }
             Self::Answers(entity) => {
                 let mut bytes = vec![Kind::Answer as u8];
                 bytes.extend(entity.to_bytes());
                 prefix(&bytes)
             }
+        }
+    }
+
+    /// From where the rows behind `after` are read, or all of them.
+    #[must_use]
+    pub fn start(&self, after: Option<&Name>) -> Bound<Name> {
+        let (from, _) = self.bounds();
+        match after.filter(|after| **after >= from) {
+            // Behind all of the same slot.
+            Some(last) if self.is_sparse() => match last.0.get(..SLOT_END).and_then(after_all) {
+                Some(next) => Bound::Included(next),
+                None => Bound::Excluded(last.clone()),
+            },
+            Some(last) => Bound::Excluded(last.clone()),
+            None => Bound::Included(from),
+        }
+    }
+
+    /// Whether most rows between its bounds are none of its own, and are to be jumped over: by [`start`](Self::start).
+    #[must_use]
+    pub fn is_sparse(&self) -> bool {
+        match self {
+            Self::Next(_) => true,
+            Self::All | Self::Type(_) | Self::Due { .. } | Self::Answers(_) => false,
         }
     }
 
@@ -233,13 +266,13 @@ impl Range {
             Self::Answers(entity) => {
                 name.kind() == Some(Kind::Answer) && name.entity().as_ref() == Some(entity)
             }
-            Self::All | Self::Type(_) | Self::Due { .. } => true,
+            Self::All | Self::Type(_) | Self::Due { .. } | Self::Next(_) => true,
         }
     }
 }
 
 /// The first stored form that is greater than all that begin with `prefix`.
-fn after(prefix: &[u8]) -> Option<Name> {
+fn after_all(prefix: &[u8]) -> Option<Name> {
     let last = prefix.iter().rposition(|byte| *byte < u8::MAX)?;
     let mut bytes = prefix.get(..=last)?.to_vec();
     *bytes.last_mut()? += 1;
@@ -301,13 +334,26 @@ mod tests {
 
     #[test]
     fn a_range_ends_behind_the_last_that_begins_as_it_does() {
-        assert_eq!(after(&[1, 2]), Some(Name::raw(&[1, 3])));
-        assert_eq!(after(&[1, 255, 255]), Some(Name::raw(&[2])));
-        assert_eq!(after(&[255]), None);
+        assert_eq!(after_all(&[1, 2]), Some(Name::raw(&[1, 3])));
+        assert_eq!(after_all(&[1, 255, 255]), Some(Name::raw(&[2])));
+        assert_eq!(after_all(&[255]), None);
         let (from, end) = Range::Due { slot: Slot::of(&barrel(1)), until_ms: 9 }.bounds();
         let at = |due| Name::reminder(&barrel(1), due, b"x").unwrap();
         let within = |name: Name| name >= from && Some(name) < end;
         assert!(within(at(0)) && within(at(9)) && !within(at(10)));
+    }
+
+    #[test]
+    fn behind_the_first_reminder_of_a_slot_lie_those_of_the_next() {
+        let range = Range::Next(ClassId::of("game"));
+        let (from, end) = range.bounds();
+        let name = Name::reminder(&barrel(1), 7, b"x").unwrap();
+        assert!(from < name && Some(&name) < end.as_ref());
+        let Bound::Included(next) = range.start(Some(&name)) else { panic!("it begins there") };
+        let slot = Slot::of(&barrel(1));
+        assert!(Name::due_from(slot, u64::MAX) < next);
+        assert!(next <= Name::due_from(Slot { index: slot.index + 1, ..slot }, 0));
+        assert_eq!(range.start(None), Bound::Included(from));
     }
 
     #[test]

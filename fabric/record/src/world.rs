@@ -11,7 +11,9 @@ use std::ops::Bound;
 
 use crate::limits::PURGE_MAX;
 use crate::page::{Page, Verify};
-use crate::{Answer, Found, Name, Op, Outcome, Owner, Record, Row, Save, Slot, Trouble, judge};
+use crate::{
+    Answer, Found, Name, Op, Outcome, Owner, Range, Record, Row, Save, Slot, Trouble, judge,
+};
 
 /// All that is kept.
 #[derive(Clone, Debug, Default)]
@@ -43,20 +45,10 @@ impl World {
             Op::Commit(saves) => {
                 Ok(Answer::Committed(saves.into_iter().map(|save| self.save(save)).collect()))
             }
-            Op::Scan { range, after, limit } => {
-                let (from, end) = range.bounds();
-                let mut page = Page::new(range, limit);
-                for (name, bytes) in self.between(from, after, end) {
-                    if !page.push(name.as_bytes(), bytes) {
-                        break;
-                    }
-                }
-                Ok(page.finish())
-            }
+            Op::Scan { range, after, limit } => Ok(self.scan(range, after, limit)),
             Op::Verify { after, limit } => {
                 let mut page = Verify::new(limit);
-                let (from, end) = crate::Range::All.bounds();
-                for (name, bytes) in self.between(from, after, end) {
+                for (name, bytes) in self.between(&Range::All, after.as_ref()) {
                     if !page.push(name.as_bytes(), bytes) {
                         break;
                     }
@@ -66,6 +58,21 @@ impl World {
             Op::Purge { before_ms } => Ok(self.purge(before_ms)),
             Op::Backup { .. } | Op::Restore { .. } => {
                 Err(Trouble::Refused("it needs a file".to_owned()))
+            }
+        }
+    }
+
+    fn scan(&self, range: Range, mut after: Option<Name>, limit: usize) -> Answer {
+        let mut page = Page::new(range.clone(), limit);
+        loop {
+            let mut rows = self.between(&range, after.as_ref());
+            let jumps_behind = rows.find_map(|(name, bytes)| {
+                let room = page.push(name.as_bytes(), bytes);
+                (!room || range.is_sparse()).then(|| room.then(|| name.clone()))
+            });
+            match jumps_behind {
+                Some(Some(name)) => after = Some(name),
+                Some(None) | None => return page.finish(),
             }
         }
     }
@@ -126,14 +133,10 @@ impl World {
 
     fn between(
         &self,
-        from: Name,
-        after: Option<Name>,
-        end: Option<Name>,
-    ) -> impl Iterator<Item = (&Name, &Vec<u8>)> {
-        let from = match after {
-            Some(after) if after >= from => Bound::Excluded(after),
-            Some(_) | None => Bound::Included(from),
-        };
+        range: &Range,
+        after: Option<&Name>,
+    ) -> impl Iterator<Item = (&Name, &Vec<u8>)> + use<'_> {
+        let (from, (_, end)) = (range.start(after), range.bounds());
         let before = move |name: &Name| end.as_ref().is_none_or(|end| name < end);
         self.rows.range((from, Bound::Unbounded)).take_while(move |(name, _)| before(name))
     }

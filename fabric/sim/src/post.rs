@@ -88,8 +88,10 @@ impl Post {
             Message::Reply { token, answer } => {
                 Message::Reply { token, answer: self.answer(to, token, answer) }
             }
-            other
-            @ (Message::Returned { .. } | Message::Flush { .. } | Message::Flushed { .. }) => other,
+            other @ (Message::Returned { .. }
+            | Message::Due { .. }
+            | Message::Flush { .. }
+            | Message::Flushed { .. }) => other,
         };
         self.put(now, (from, to), message);
         if let Some(copy) = copy {

@@ -176,25 +176,31 @@ fn each(
     after: Option<&Name>,
     mut push: impl FnMut(&[u8], &[u8]) -> bool,
 ) -> Result<(), redb::Error> {
-    let (from, end) = range.bounds();
-    let from = match after {
-        Some(after) if *after >= from => Bound::Excluded(after.as_bytes()),
-        Some(_) | None => Bound::Included(from.as_bytes()),
-    };
+    let (_, end) = range.bounds();
     let end = end.as_ref().map_or(Bound::Unbounded, |end| Bound::Excluded(end.as_bytes()));
-    if let (Bound::Excluded(from) | Bound::Included(from), Bound::Excluded(end)) = (from, end)
-        && from >= end
-    {
-        return Ok(());
-    }
+    let mut start = range.start(after);
     let table = transaction.open_table(ROWS)?;
-    for row in table.range::<&[u8]>((from, end))? {
-        let (name, bytes) = row?;
-        if !push(name.value(), bytes.value()) {
-            break;
+    loop {
+        let from = start.as_ref().map(Name::as_bytes);
+        if let (Bound::Excluded(from) | Bound::Included(from), Bound::Excluded(end)) = (from, end)
+            && from >= end
+        {
+            return Ok(());
         }
+        let mut last = None;
+        for row in table.range::<&[u8]>((from, end))? {
+            let (name, bytes) = row?;
+            if !push(name.value(), bytes.value()) {
+                return Ok(());
+            }
+            if range.is_sparse() {
+                last = Some(Name::at(name.value()));
+                break;
+            }
+        }
+        let Some(last) = last else { return Ok(()) };
+        start = range.start(Some(&last));
     }
-    Ok(())
 }
 
 /// A back-up that is being written.

@@ -183,6 +183,7 @@ macro_rules! __behaviours {
             scanning {
                 a_type_is_scanned_whole_in_pages,
                 reminders_come_in_order_of_time,
+                the_next_reminders_come_one_a_slot,
                 answers_of_one_entity_are_scanned_alone,
                 all_rows_are_scanned,
                 a_page_of_long_records_ends_early,

@@ -52,8 +52,8 @@ mod store;
 pub use client::Client;
 pub use config::Config;
 pub use epicserver_entity::{
-    Answer, Ask, Asked, At, Call, Cx, Event, Interval, Lock, LockGuard, Message, Pool, Queue, Ref,
-    Registry, RegistryError, Request, Run, Script, Syscall,
+    Answer, Ask, Asked, At, Call, Cx, Due, Event, Interval, Lock, LockGuard, Message, Pool, Queue,
+    Ref, Registry, RegistryError, Reminder, Reminding, Request, Run, Script, Syscall,
 };
 /// ```
 /// use epicserver::prelude::*;
@@ -82,7 +82,7 @@ pub use epicserver_entity::{
 #[cfg(feature = "test")]
 pub use epicserver_macros::test;
 pub use epicserver_macros::{
-    activate, deactivate, entity, exclusive, loaded, main, memory, message,
+    activate, deactivate, entity, exclusive, loaded, main, memory, message, reminded,
 };
 pub use epicserver_shard::StartError;
 pub use epicserver_shard::idle::Mode as IdleMode;
@@ -101,8 +101,8 @@ pub type Result<T, E = CallError> = std::result::Result<T, E>;
 /// What a program needs: `use epicserver::prelude::*;`.
 pub mod prelude {
     pub use crate::{
-        At, CallError, Client, Cx, ErrorKind, Node, Pool, Ran, Ref, Result, Uuid, View, activate,
-        deactivate, entity, exclusive, loaded, memory, message,
+        At, CallError, Client, Cx, ErrorKind, Node, Pool, Ran, Ref, Reminder, Result, Uuid, View,
+        activate, deactivate, entity, exclusive, loaded, memory, message, reminded,
     };
 }
 

@@ -13,7 +13,7 @@ use std::rc::Rc;
 
 use epicserver_entity::{AnyCell, Desk, Policy, Unsaved};
 use epicserver_record::{
-    Answer, Envelope, Name, Op, Outcome, Record, Save, TooLong, Trouble, checksum,
+    Answer, Envelope, Name, Op, Outcome, Record, Row, Save, Slot, TooLong, Trouble,
 };
 use epicserver_wire::{Codec, ErrorKind, Out, Path, Rkyv, Time};
 
@@ -64,7 +64,10 @@ impl Core {
     pub(super) fn is_unsaved(&self, place: u32) -> bool {
         let Some(cell) = self.cell(place) else { return false };
         let asks = |kept: &mut Kept| match kept.stage {
-            Stage::Active | Stage::Leaving => kept.unsaved || kept.deleted || cell.has_changed(),
+            Stage::Active | Stage::Leaving => {
+                let reminders = kept.reminders.as_ref().is_some_and(|all| all.is_unsaved());
+                kept.unsaved || kept.deleted || reminders || cell.has_changed()
+            }
             Stage::Loading(_) | Stage::Resetting => false,
         };
         self.kept(place, asks) == Some(true)
@@ -143,8 +146,9 @@ impl Core {
         }
         let cell = self.cell(place)?;
         match self.written(place, &cell, deleted) {
-            Ok((record, sum)) => {
-                let unchanged = self.kept(place, |kept| sum.is_some() && kept.sum == sum)?;
+            Ok((record, rows, sum)) => {
+                let unchanged =
+                    self.kept(place, |kept| sum.is_some() && kept.sum == sum && rows.is_empty())?;
                 cell.watch();
                 self.kept(place, |kept| {
                     kept.unsaved = false;
@@ -163,7 +167,7 @@ impl Core {
                         owner: kept.owner,
                         expected: kept.stored,
                         state: Some(record),
-                        rows: Vec::new(),
+                        rows,
                     }
                 })
             }
@@ -182,13 +186,13 @@ impl Core {
         }
     }
 
-    /// The record of the state at `place`, and the checksum of its payload; a tombstone has none.
+    /// The record of the state at `place`, what changes of the rows beside it, and the checksum of what it says; a tombstone has none.
     fn written(
         &self,
         place: u32,
         cell: &Rc<dyn AnyCell>,
         deleted: bool,
-    ) -> Result<(Record, Option<u64>), NotWritten> {
+    ) -> Result<(Record, Vec<Row>, Option<u64>), NotWritten> {
         let (schema, written_ms) = (self.schema_of(cell), self.wall_ms());
         let layout = self.layout_of(place);
         let envelope = self.kept(place, |kept| Envelope {
@@ -202,17 +206,27 @@ impl Core {
         });
         let envelope = envelope.ok_or(NotWritten::State(Unsaved::Nothing))?;
         let name = Name::state(cell.id());
+        let rows = |kept: &mut Kept| match &mut kept.reminders {
+            Some(reminders) => reminders.rows(cell.id(), &envelope, deleted),
+            None => Ok(Vec::new()),
+        };
         if deleted {
-            return Ok((Record::seal(&name, &envelope, &[])?, None));
+            let rows = self.kept(place, rows).unwrap_or_else(|| Ok(Vec::new()))?;
+            return Ok((Record::seal(&name, &envelope, &[])?, rows, None));
         }
+        let agenda =
+            self.kept(place, |kept| kept.reminders.as_ref().map(|all| all.agenda().clone()));
+        let agenda = agenda.flatten().unwrap_or_default();
         let mut written = Ok(());
-        let record = Record::write(&name, &envelope, |bytes| {
+        let record = Record::write_with(&name, &envelope, &agenda, |bytes| {
             written = cell.write(&mut Out::heap(bytes));
         });
         written.map_err(NotWritten::State)?;
         let record = record?;
-        let sum = checksum(record.payload());
-        Ok((record, Some(sum)))
+        // Last, since from then on they count as sent.
+        let rows = self.kept(place, rows).unwrap_or_else(|| Ok(Vec::new()))?;
+        let sum = record.content_sum();
+        Ok((record, rows, Some(sum)))
     }
 
     /// The store has said what became of a commit.
@@ -253,6 +267,7 @@ impl Core {
             Outcome::Saved => {
                 self.count(|c| c.saved += 1);
                 self.kept(place, |kept| (kept.stored, kept.sum) = (kept.tried, sum));
+                self.reminders_saved(place);
                 self.is_durable(desk, place);
             }
             Outcome::Conflict { found, by } => {
@@ -275,6 +290,15 @@ impl Core {
                 self.kept(place, |kept| kept.unsaved = true);
                 self.cannot_save(desk, place, &corrupt.to_string(), ErrorKind::StateUnreadable);
             }
+        }
+    }
+
+    /// The reminders at `place` are saved as they were when the last save began: whoever watches them is told.
+    fn reminders_saved(&self, place: u32) {
+        let Some(cell) = self.cell(place) else { return };
+        let saved = |kept: &mut Kept| kept.reminders.as_mut()?.are_saved();
+        if let Some(due_ms) = self.kept(place, saved).flatten() {
+            self.tell_watcher(Slot::of(cell.id()), due_ms);
         }
     }
 

@@ -9,10 +9,10 @@
 use std::rc::Rc;
 
 use epicserver_entity::{AnyCell, Desk, Policy, Stored, TypeInfo};
-use epicserver_record::{Answer, Found, Op, Record, Trouble, checksum};
+use epicserver_record::{Answer, Found, Op, Record, Trouble};
 use epicserver_wire::{Codec, ErrorKind, Path, Rkyv};
 
-use super::{Asked, Kept, Stage};
+use super::{Asked, Kept, Reminders, Stage};
 use crate::core::Core;
 use crate::{Effect, Notice};
 
@@ -39,6 +39,8 @@ impl Core {
             listed: false,
             unsaved: false,
             deleted: false,
+            reminders: None,
+            hook: info.reminds.map(|reminds| reminds.hook),
             waits: super::Waits::default(),
         };
         {
@@ -128,6 +130,7 @@ impl Core {
     ) {
         self.kept(place, |kept| {
             (kept.stage, kept.stored, kept.sum) = (Stage::Active, version, None);
+            kept.reminders = None;
             kept.tried = kept.tried.max(version);
         });
         self.table.borrow_mut().set_shut(place, false);
@@ -149,6 +152,10 @@ impl Core {
             let why = format!("it is of codec {}, and this program reads {codec}", envelope.codec);
             return self.unreadable(desk, place, why);
         }
+        let Some(reminders) = Reminders::stored(cell.id(), record.agenda()) else {
+            return self.unreadable(desk, place, "its reminders cannot be read".to_owned());
+        };
+        self.kept(place, |kept| kept.reminders = reminders);
         let known = self.layout_of(place);
         let (schema, layout, payload) = (envelope.schema, envelope.layout, record.payload());
         let read = self.run_hook(desk, place, path.clone(), || {
@@ -162,7 +169,7 @@ impl Core {
         }
         let version = envelope.version;
         // What was upgraded is another state.
-        let sum = (schema == self.schema_of(cell)).then(|| checksum(payload));
+        let sum = (schema == self.schema_of(cell)).then(|| record.content_sum());
         self.kept(place, |kept| {
             (kept.stage, kept.stored, kept.sum) = (Stage::Active, version, sum);
             kept.tried = kept.tried.max(version);

@@ -1,7 +1,7 @@
 //! Who waits for a state to be durable: replies of `every_turn` entities, and `save().await`.
 //!
 //! # Invariants
-//! - **N29** A reply of an `every_turn` entity leaves when the state that its method has seen is durable.
+//! - **N29** A reply of an `every_turn` entity, or of any one's hook for reminders, leaves when the state that its method has seen is durable.
 //!
 //! # Not here
 //! Saving.
@@ -82,7 +82,10 @@ impl Core {
     }
 
     fn reply_when_saved(&self, desk: &Desk, place: u32, caller: Caller, request: Request) {
-        let gated = self.kept(place, |kept| kept.policy == Policy::EveryTurn) == Some(true);
+        let gated = self.kept(place, |kept| {
+            // Who calls for a reminder has to know that it is done with (N35).
+            kept.policy == Policy::EveryTurn || kept.hook == Some(request.method().id)
+        }) == Some(true);
         let told = matches!(caller, Caller::Token { .. } | Caller::Remote { .. });
         match self.waits_for(place).filter(|_| gated && told) {
             Some(save) => {

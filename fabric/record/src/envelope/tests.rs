@@ -55,6 +55,29 @@ fn the_stored_form_is_frozen() {
 }
 
 #[test]
+fn the_agenda_lies_behind_the_payload_and_is_part_of_what_is_checked() {
+    let mut agenda = Agenda::default();
+    let tick = crate::agenda::Reminder { label: "tick".to_owned(), due_ms: 7, period_ms: 0 };
+    agenda.put(tick).unwrap();
+    let record = Record::write_with(&name(), &envelope(), &agenda, |out| {
+        out.extend_from_slice(b"state");
+    });
+    let record = record.unwrap();
+    assert_eq!((record.payload(), record.agenda()), (&b"state"[..], &agenda.to_bytes()[..]));
+    assert_eq!(Record::open(&name(), record.as_bytes()), Ok(record.clone()));
+    let plain = self::record();
+    assert_eq!(record.as_bytes()[14..16], [21, 0]);
+    assert_eq!(record.as_bytes()[16..HEAD], plain.as_bytes()[16..HEAD]);
+    assert_ne!(record.content_sum(), plain.content_sum());
+    let mut spoiled = record.as_bytes().to_vec();
+    *spoiled.last_mut().unwrap() ^= 1;
+    assert!(Record::open(&name(), &spoiled).is_err());
+    spoiled[14] -= 1;
+    let flaw = Record::open(&name(), &sealed(spoiled)).map_err(|corrupt| corrupt.flaw);
+    assert_eq!(flaw, Err(Flaw::Parts));
+}
+
+#[test]
 fn what_was_sealed_is_opened() {
     let record = record();
     assert_eq!(Record::open(&name(), record.as_bytes()), Ok(record.clone()));

@@ -4,6 +4,7 @@
 //! The invariants: they are in `store`.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 
 use epicserver_store::limits::{GROUP_OPS_MAX, PAGE_BYTES_MAX};
 use epicserver_store::{
@@ -14,7 +15,7 @@ use tokio_postgres::types::{ToSql, Type};
 
 use super::WRITER;
 use super::link::{Link, Links};
-use super::rows::{LOAD, OWNERS, PAGE, Stored, owner_in};
+use super::rows::{LOAD, OWNERS, PAGE, SPARSE, Stored, owner_in};
 
 type Parameter<'a> = (&'a (dyn ToSql + Sync), Type);
 type Load = (Job, Slot, Name, Option<Owner>);
@@ -182,10 +183,14 @@ pub(super) async fn rows_of(
     after: Option<&Name>,
     limit: usize,
 ) -> Result<Vec<Stored>, tokio_postgres::Error> {
-    let (from, end) = range.bounds();
-    let from = after.filter(|after| **after >= from).unwrap_or(&from).as_bytes();
+    let (_, end) = range.bounds();
     // No row has an empty name.
-    let not = after.map_or(&[][..], Name::as_bytes);
+    let (from, not) = match range.start(after) {
+        Bound::Included(from) => (from, Name::at(&[])),
+        Bound::Excluded(from) => (from.clone(), from),
+        Bound::Unbounded => (Name::at(&[]), Name::at(&[])),
+    };
+    let (from, not) = (from.as_bytes(), not.as_bytes());
     let end = end.as_ref().map(Name::as_bytes);
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
     let bytes = i64::try_from(PAGE_BYTES_MAX).unwrap_or(i64::MAX);
@@ -197,6 +202,7 @@ pub(super) async fn rows_of(
         (&limit, Type::INT8),
         (&bytes, Type::INT8),
     ];
-    let rows = client.query_typed(PAGE, &parameters).await?;
+    let page = if range.is_sparse() { SPARSE } else { PAGE };
+    let rows = client.query_typed(page, &parameters).await?;
     rows.iter().map(Stored::parse).collect()
 }

@@ -54,6 +54,22 @@ pub(super) const PAGE: &str = "SELECT name, version, record FROM (\
              ORDER BY name LIMIT $5) AS page) AS page \
      WHERE before < $6 ORDER BY name";
 
+/// The same for a range of which one row a slot counts: behind each, the next is looked for behind all names that begin with its
+/// first five bytes and go on with the eight of the latest time. Such rows are short, so that bytes are not counted.
+pub(super) const SPARSE: &str = "WITH RECURSIVE next(name) AS (\
+         (SELECT name FROM epicserver.record \
+             WHERE fabric = $1 AND name >= $2 AND name <> $3 AND ($4::bytea IS NULL OR name < $4) \
+             ORDER BY name LIMIT 1) \
+         UNION ALL \
+         SELECT (SELECT r.name FROM epicserver.record r \
+             WHERE r.fabric = $1 AND r.name > substring(n.name FROM 1 FOR 5) || '\\xffffffffffffffffff'::bytea \
+                 AND ($4::bytea IS NULL OR r.name < $4) \
+             ORDER BY r.name LIMIT 1) \
+         FROM next n WHERE n.name IS NOT NULL), \
+     page AS (SELECT name FROM next WHERE name IS NOT NULL LIMIT $5) \
+     SELECT r.name, r.version, r.record FROM page JOIN epicserver.record r ON r.fabric = $1 AND r.name = page.name \
+     WHERE $6::bigint IS NOT NULL ORDER BY r.name";
+
 pub(super) const PURGE: &str = "DELETE FROM epicserver.record WHERE fabric = $1 AND name IN (\
          SELECT name FROM epicserver.record WHERE fabric = $1 AND tombstone AND written < $2 \
          ORDER BY written LIMIT $3 FOR UPDATE)";

@@ -8,6 +8,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 
 use epicserver_store::{Op, Range, Row, Save, Slot};
+use epicserver_wire::ClassId;
 
 use crate::bytes::{Coded, Malformed, Parser, put_bytes};
 
@@ -129,6 +130,10 @@ impl Coded for Range {
                 3_u8.put(out);
                 entity.put(out);
             }
+            Self::Next(class) => {
+                4_u8.put(out);
+                class.as_u16().put(out);
+            }
         }
     }
 
@@ -138,6 +143,7 @@ impl Coded for Range {
             1 => Self::Type(from.take()?),
             2 => Self::Due { slot: from.take::<Slot>()?, until_ms: from.take()? },
             3 => Self::Answers(from.take()?),
+            4 => Self::Next(ClassId::from_u16(from.take()?)),
             _ => return Err(Malformed("a range")),
         })
     }

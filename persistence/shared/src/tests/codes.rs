@@ -70,6 +70,7 @@ fn ranges() -> impl Strategy<Value = Range> {
         any::<u32>().prop_map(|of| Range::Type(TypeId::from_u32(of))),
         (slots(), any::<u64>()).prop_map(|(slot, until_ms)| Range::Due { slot, until_ms }),
         any::<u64>().prop_map(|key| Range::Answers(barrel(key))),
+        any::<u16>().prop_map(|class| Range::Next(ClassId::from_u16(class))),
     ]
 }
 

@@ -1,8 +1,8 @@
 //! Scans, page by page.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use epicserver_wire::TypeId;
+use epicserver_wire::{ClassId, EntityId, EntityKey as _, TypeId};
 
 use super::Subject;
 use super::client::{Client, Writing, barrel, of_type, owner};
@@ -115,4 +115,32 @@ pub(super) fn a_page_without_a_limit_is_refused(subject: &dyn Subject) {
             assert!(matches!(client.ask(op), Err(Trouble::Refused(_))));
         }
     }
+}
+
+pub(super) fn the_next_reminders_come_one_a_slot(subject: &dyn Subject) {
+    let keeper = subject.open();
+    let mut client = Client::owning(&*keeper, subject);
+    let class = ClassId::of("watch");
+    let at =
+        |group: u64, class| EntityId::new(TypeId::of("Watch"), class, Some(group), group.to_key());
+    let mut slots: BTreeMap<Slot, u64> = BTreeMap::new();
+    for (group, class) in (0..9).map(|group| (group, class)).chain([(3, ClassId::DEFAULT)]) {
+        let entity = at(group, class);
+        client.claim(owner(1, 1), &[Slot::of(&entity)]);
+        for due in [group + 50, group + 7, u64::MAX] {
+            let name = Name::reminder(&entity, due, b"label").expect("it is short");
+            client.must_save(vec![Writing::of(entity.clone(), 0).with(&name, b"").only_rows()]);
+        }
+        if entity.class() != ClassId::DEFAULT {
+            let first = slots.entry(Slot::of(&entity)).or_insert(group + 7);
+            *first = (*first).min(group + 7);
+        }
+    }
+    for limit in [1, 4, 1024] {
+        let names = client.names(&Range::Next(class), limit);
+        let found =
+            names.iter().filter_map(|name| Some((Slot::of(&name.entity()?), name.due_ms()?)));
+        assert!(found.eq(slots.clone()), "pages of {limit}: {names:?}");
+    }
+    assert_eq!(client.names(&Range::Next(ClassId::of("none")), 9), []);
 }
