@@ -467,6 +467,14 @@ impl Desk {
         }
     }
 
+    /// Changes a call that has not left.
+    pub(crate) fn amend_request(&self, token: Token, change: impl FnOnce(&mut Request)) {
+        self.settle();
+        if let Some(request) = self.tickets.borrow_mut().made(token) {
+            change(request);
+        }
+    }
+
     /// Whether the call of `token` stands apart. If so, it is the caller's from now on, and everything that was
     /// made before it leaves.
     #[inline]

@@ -214,6 +214,21 @@ impl<T: Default> NewState for T {
     }
 }
 
+/// A method of one turn, or an `#[exclusive]` one: a call of it may be a request that is sent again.
+#[diagnostic::on_unimplemented(
+    message = "a method during whose waits others run has no requests with ids",
+    label = "a method with `cx: Cx<Self>`",
+    note = "make it one turn, or `#[exclusive]`: only then is what it has changed and what it has answered saved in one piece"
+)]
+pub trait Repeatable: Method {}
+
+/// An entity whose replies wait until it is saved.
+#[diagnostic::on_unimplemented(
+    message = "requests to `{Self}` cannot have ids, since its replies do not wait until it is saved",
+    note = "write `#[entity(saved = \"every_turn\")]`"
+)]
+pub trait EveryTurn: EntityType {}
+
 /// An entity type as a node knows it.
 #[derive(Clone, Copy)]
 pub struct TypeInfo {

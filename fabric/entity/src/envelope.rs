@@ -89,6 +89,8 @@ pub struct Envelope<M: Method> {
     head: Head,
     args: Option<M::Args>,
     reply: Option<M::Reply>,
+    /// The request's id, if it has one. Rare, and a word to keep the envelope short.
+    request: Option<Box<u128>>,
 }
 
 impl<M: Method> Envelope<M> {
@@ -109,7 +111,7 @@ impl<M: Method> Envelope<M> {
             path: Path::default(),
             deadline: Time::MAX,
         };
-        Box::new(Self { head, args: None, reply: None })
+        Box::new(Self { head, args: None, reply: None, request: None })
     }
 
     /// Aims an emptied envelope. The rest of its head is written when the call leaves, unless it runs directly.
@@ -158,6 +160,9 @@ impl<M: Method> Envelope<M> {
         if self.args.is_some() || self.reply.is_some() {
             self.args = None;
             self.reply = None;
+        }
+        if self.request.is_some() {
+            self.request = None;
         }
         M::pool().with(|pool| pool.keep_envelope(self));
     }
@@ -267,6 +272,8 @@ trait AnyEnvelope: Any + Send + fmt::Debug {
     fn head_mut(&mut self) -> &mut Head;
     fn method(&self) -> &'static MethodInfo;
     fn args(&self) -> Option<&dyn Any>;
+    fn request_id(&self) -> Option<u128>;
+    fn set_request_id(&mut self, id: u128);
     fn start(self: Box<Self>, cell: Rc<dyn AnyCell>) -> AnyStarted;
     fn encode_args(&self) -> Result<Vec<u8>, Malformed>;
     fn encode_args_to(&self, out: &mut Out<'_>) -> Result<(), Unwritten>;
@@ -292,6 +299,14 @@ impl<M: Method> AnyEnvelope for Envelope<M> {
 
     fn args(&self) -> Option<&dyn Any> {
         self.args.as_ref().map(|args| args as &dyn Any)
+    }
+
+    fn request_id(&self) -> Option<u128> {
+        self.request.as_deref().copied()
+    }
+
+    fn set_request_id(&mut self, id: u128) {
+        self.request = Some(Box::new(id));
     }
 
     fn start(self: Box<Self>, cell: Rc<dyn AnyCell>) -> AnyStarted {
@@ -379,6 +394,17 @@ impl Request {
     #[must_use]
     pub fn args<A: Message>(&self) -> Option<&A> {
         self.0.args()?.downcast_ref()
+    }
+
+    /// By which it is known again, if it is sent again.
+    #[must_use]
+    pub fn request_id(&self) -> Option<u128> {
+        self.0.request_id()
+    }
+
+    /// Gives it an id.
+    pub fn set_request_id(&mut self, id: u128) {
+        self.0.set_request_id(id);
     }
 
     /// Runs the first turn on `cell`, or makes it ready to run.

@@ -198,6 +198,11 @@ impl Tickets {
         Some(&mut ticket.terms)
     }
 
+    /// The call of `token`, if it has not left.
+    pub(crate) fn made(&mut self, token: Token) -> Option<&mut Request> {
+        self.get(token)?.made.as_mut()
+    }
+
     /// Takes the call of `token` out, if it has not left: from now on the token waits.
     #[inline]
     pub(crate) fn leave(&mut self, token: Token) -> Option<(Request, Terms)> {

@@ -2,7 +2,7 @@
 
 use epicserver_wire::Unwritten;
 use epicserver_wire::frame::{FRAME_ALIGN, Frame, FrameMut};
-use epicserver_wire::header::{CORE_BYTES, Glance, Message, Opened, Violation, extent};
+use epicserver_wire::header::{CORE_BYTES, Callee, Glance, Message, Opened, Violation, extent};
 use epicserver_wire::limits::MESSAGE_BYTES_MAX;
 use epicserver_wire::rkyv::ser::Writer as _;
 
@@ -51,7 +51,7 @@ fn read(bytes: &[u8], start: usize) -> Result<Message, Violation> {
 /// What was read is what the same message, written anew, is read as; and it is as long.
 fn write_again(bytes: &[u8], start: usize, message: &Message) {
     let mut frame = FrameMut::detached(message.end - start);
-    let callee = message.callee.as_ref().map(|callee| (&callee.to, &callee.path));
+    let callee = message.callee.as_ref().map(Callee::address);
     let opened = Opened::new(&mut frame, &message.header, callee).expect("it has room");
     let written = opened
         .fill(&mut frame, |out| out.write(message.payload_of(bytes)).map_err(|_| Unwritten::Full));

@@ -3,7 +3,7 @@
 
 use epicserver_proto::view::{Delta, Member, Past, Record, Share, View, Wants};
 use epicserver_wire::frame::FrameMut;
-use epicserver_wire::header::{Header, Kind, Opened, append};
+use epicserver_wire::header::{Address, Header, Kind, Opened, append};
 use epicserver_wire::{
     Born, ChainId, ClassId, EntityId, IntoKey as _, NodeId, Path, SectionId, ShardId, Time, TypeId,
 };
@@ -50,7 +50,8 @@ fn frame() -> [Vec<u8>; 3] {
         let start = frame.len();
         match kind {
             Some(Kind::Call) => {
-                let opened = Opened::new(&mut frame, &plain(Kind::Call), Some((&to, &path)));
+                let address = Address { to: &to, path: &path, request: Some(9) };
+                let opened = Opened::new(&mut frame, &plain(Kind::Call), Some(address));
                 assert!(opened.expect("it has room").close(&mut frame, 40));
             }
             Some(kind) => assert!(append(&mut frame, &plain(kind), &[7; 33])),

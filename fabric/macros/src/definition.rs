@@ -281,7 +281,17 @@ fn entity_type(item: &DeriveInput, options: &Options) -> TokenStream {
     let group = group.as_ref().map(|group| group_of(home, group));
     let (saved, schema, reading) = (options.policy(), options.schema(), options.reading());
     let form = message::form(item, home);
+    let every_turn = options.saved.as_ref().is_some_and(|saved| saved.value() == "every_turn");
+    let every_turn = every_turn.then(|| {
+        quote! {
+            #(#cfgs)*
+            #[automatically_derived]
+            impl #home::EveryTurn for #ident {}
+        }
+    });
     quote! {
+        #every_turn
+
         #(#cfgs)*
         #[automatically_derived]
         impl #home::EntityType for #ident {

@@ -232,7 +232,16 @@ impl Generated {
         };
         let (output, outcome) = self.output(method);
         let start = self.start(method);
+        let repeatable = (method.mode != Mode::Shared).then(|| {
+            quote! {
+                #cfgs
+                #[automatically_derived]
+                impl #home::Repeatable for #marker {}
+            }
+        });
         quote! {
+            #repeatable
+
             #cfgs
             #[automatically_derived]
             #[allow(deprecated, clippy::all, clippy::pedantic, clippy::nursery)]

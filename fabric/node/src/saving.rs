@@ -8,9 +8,10 @@
 //!
 //! # Not here
 //! How a state is made of what was found (`load`), which are saved when (`commit`), who waits for it (`wait`). What entities are to
-//! be reminded of (`agenda`), and when (`due`).
+//! be reminded of (`agenda`), and when (`due`). Requests that are repeated (`answers`).
 
 mod agenda;
+mod answers;
 mod commit;
 mod due;
 mod load;
@@ -27,6 +28,7 @@ use crate::config::Saves;
 use crate::core::Core;
 use crate::{Config, Effect, Notice};
 use agenda::Reminders;
+use answers::Answers;
 use wait::Waits;
 
 pub(crate) use due::Watch;
@@ -78,6 +80,8 @@ struct Kept {
     reminders: Option<Box<Reminders>>,
     /// The method that is called for them.
     hook: Option<MethodId>,
+    /// What it has answered to requests with ids.
+    answers: Answers,
     waits: Waits,
 }
 
@@ -90,6 +94,8 @@ enum Asked {
     Heads(ClassId),
     /// What is due in a slot.
     Due(Slot),
+    /// What an entity has answered.
+    Answers(u32),
 }
 
 /// What a shard saves.
@@ -187,7 +193,7 @@ impl Core {
                 saving.commits += 1;
                 saving.bytes += bytes;
             }
-            Asked::Heads(_) | Asked::Due(_) => {}
+            Asked::Heads(_) | Asked::Due(_) | Asked::Answers(_) => {}
         }
         saving.asked.insert(id, asked);
         self.effect(Effect::Store { id: OpId(id), op });
@@ -206,7 +212,7 @@ impl Core {
                     saving.commits -= 1;
                     saving.bytes -= bytes;
                 }
-                Some(Asked::Heads(_) | Asked::Due(_)) | None => {}
+                Some(Asked::Heads(_) | Asked::Due(_) | Asked::Answers(_)) | None => {}
             }
             asked
         };
@@ -214,6 +220,7 @@ impl Core {
             Some(Asked::Load(place)) => self.found(desk, (place, id), result),
             Some(Asked::Commit(places, _)) => self.committed(desk, (places, id), result),
             Some(Asked::Heads(class)) => self.found_heads(class, result),
+            Some(Asked::Answers(place)) => self.found_answers((place, id), result),
             Some(Asked::Due(slot)) => self.found_due(desk, slot, result),
             // What was asked before all was dropped.
             None => {}

@@ -191,6 +191,7 @@ impl Core {
         if head.deadline <= self.time() {
             return self.refuse(desk, request, ErrorKind::Deadline);
         }
+        let Some(request) = self.begins(desk, place, request) else { return };
         let used = self.table.borrow_mut().use_at(place, self.time());
         let Some((cell, newly)) = used else {
             return self.refuse(desk, request, ErrorKind::ActivationFailed);

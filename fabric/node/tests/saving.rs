@@ -4,6 +4,8 @@
 mod desk;
 #[path = "saving/reminders.rs"]
 mod reminders;
+#[path = "saving/requests.rs"]
+mod requests;
 
 use std::time::Duration;
 

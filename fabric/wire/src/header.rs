@@ -7,7 +7,7 @@
 //! | --- | --- |
 //! | 0 | version |
 //! | 1 | kind |
-//! | 2..4 | flags: bit 0, the callee follows; bit 1, sections follow |
+//! | 2..4 | flags: bit 0, the callee follows; bit 1, sections follow; bit 2, the id of a request follows |
 //! | 4..8 | bytes of the payload, padding not counted |
 //! | 8..16 | token, or the number of a transfer, or of a view |
 //! | 16..20 | method, or all bytes of a transfer, or the lower half of a view's number |
@@ -18,7 +18,7 @@
 //! | 30..32 | units of 256 bytes that may be sent again |
 //!
 //! The callee: its chain (16 bytes), the bytes of its pinned id (2), zeros (2), the view that the chain was
-//! born under (4; 0: none), zeros (8), the pinned id, padded to 16. Sections: how many (8 bytes), 8 bytes each, padded to 16.
+//! born under (4; 0: none), zeros (8), the pinned id, padded to 16. Sections: how many (8 bytes), 8 bytes each, padded to 16. The id of a request: 16 bytes.
 //!
 //! # Invariants
 //! - **W12** [`Message::parse`] is the one place where bytes of a peer become types: hostile ones
@@ -45,7 +45,9 @@ pub const CORE_BYTES: usize = 32;
 
 const HAS_CALLEE: u16 = 1;
 const HAS_SECTIONS: u16 = 1 << 1;
-const FLAGS: u16 = HAS_CALLEE | HAS_SECTIONS;
+const HAS_REQUEST: u16 = 1 << 2;
+const FLAGS: u16 = HAS_CALLEE | HAS_SECTIONS | HAS_REQUEST;
+const REQUEST_BYTES: usize = 16;
 const CALLEE_HEAD: usize = 32;
 const DEADLINE_UNIT_NS: u64 = 64_000;
 const CREDIT_UNIT: usize = 256;
@@ -281,6 +283,27 @@ pub struct Callee {
     pub to: EntityId,
     /// The chain and the sections held along it.
     pub path: Path,
+    /// The id of the request, if it has one.
+    pub request: Option<u128>,
+}
+
+/// The same, to be written.
+#[derive(Clone, Copy, Debug)]
+pub struct Address<'a> {
+    /// The entity.
+    pub to: &'a EntityId,
+    /// The chain and the sections held along it.
+    pub path: &'a Path,
+    /// The id of the request, if it has one.
+    pub request: Option<u128>,
+}
+
+impl Callee {
+    /// To be written.
+    #[must_use]
+    pub fn address(&self) -> Address<'_> {
+        Address { to: &self.to, path: &self.path, request: self.request }
+    }
 }
 
 /// A message that was opened in a frame and whose payload is still to be written.
@@ -295,21 +318,19 @@ pub struct Opened {
 
 impl Opened {
     /// Begins a message at the end of `frame`; `None` if the frame has no room for its head.
-    pub fn new(
-        frame: &mut FrameMut,
-        header: &Header,
-        callee: Option<(&EntityId, &Path)>,
-    ) -> Option<Self> {
+    pub fn new(frame: &mut FrameMut, header: &Header, callee: Option<Address<'_>>) -> Option<Self> {
         let start = frame.len();
-        let flags = match callee {
-            None => 0,
-            Some((_, path)) if path.holds_any() => HAS_CALLEE | HAS_SECTIONS,
-            Some(_) => HAS_CALLEE,
-        };
+        let flags = callee.map_or(0, |Address { path, request, .. }| {
+            let sections = if path.holds_any() { HAS_SECTIONS } else { 0 };
+            HAS_CALLEE | sections | if request.is_some() { HAS_REQUEST } else { 0 }
+        });
         let mut at = Cursor { bytes: frame.slot_mut(), at: start };
         at.put(&header.core(flags, 0))?;
-        if let Some((to, path)) = callee {
+        if let Some(Address { to, path, request }) = callee {
             at.put_callee(to, path)?;
+            if let Some(request) = request {
+                at.put(&request.to_le_bytes())?;
+            }
         }
         Some(Self { start, payload: at.at })
     }
@@ -491,6 +512,9 @@ pub fn extent(bytes: &[u8]) -> Result<Option<usize>, Violation> {
         let count = section_count(u64::from_le_bytes(*count))?;
         end += padded(8 + 8 * count);
     }
+    if flags & HAS_REQUEST != 0 {
+        end += REQUEST_BYTES;
+    }
     let end = end + padded(payload);
     debug_assert!(header.kind.has_callee() == (flags & HAS_CALLEE != 0));
     if end > MESSAGE_BYTES_MAX { Err(Violation::TooLong(end)) } else { Ok(Some(end)) }
@@ -547,7 +571,7 @@ fn parse_core(core: &[u8; CORE_BYTES]) -> Result<(Header, u16, usize), Violation
     let kind = Kind::of(core[1]).ok_or(Violation::Kind(core[1]))?;
     let flags = u16_at(2);
     let fits = kind.has_callee() == (flags & HAS_CALLEE != 0);
-    if flags & !FLAGS != 0 || !fits || flags == HAS_SECTIONS {
+    if flags & !FLAGS != 0 || !fits || (flags != 0 && flags & HAS_CALLEE == 0) {
         return Err(Violation::Flags(flags));
     }
     let payload = u32_at(4) as usize;
@@ -578,7 +602,7 @@ impl Message {
         let mut at = CORE_BYTES;
         let callee = match flags & HAS_CALLEE {
             0 => None,
-            _ => Some(parse_callee(rest, &mut at, flags & HAS_SECTIONS != 0)?),
+            _ => Some(parse_callee(rest, &mut at, flags)?),
         };
         let (payload, end) = (start + at, start + at + padded(len));
         if end - start > MESSAGE_BYTES_MAX {
@@ -603,7 +627,7 @@ impl Message {
     }
 }
 
-fn parse_callee(rest: &[u8], at: &mut usize, sections: bool) -> Result<Callee, Violation> {
+fn parse_callee(rest: &[u8], at: &mut usize, flags: u16) -> Result<Callee, Violation> {
     let head = rest.get(*at..*at + CALLEE_HEAD).ok_or(Violation::Truncated)?;
     let (chain, tail) = head.split_first_chunk::<16>().ok_or(Violation::Truncated)?;
     let &[l0, l1, 0, 0, b0, b1, b2, b3, 0, 0, 0, 0, 0, 0, 0, 0] = tail else {
@@ -620,7 +644,7 @@ fn parse_callee(rest: &[u8], at: &mut usize, sections: bool) -> Result<Callee, V
     let to = EntityId::from_bytes(id).ok_or(Violation::Callee)?;
     *at += padded(len);
     let mut path = Path::new(ChainId::from_bytes(*chain)).born_under(born);
-    if sections {
+    if flags & HAS_SECTIONS != 0 {
         let count = rest.get(*at..).and_then(<[u8]>::first_chunk).ok_or(Violation::Truncated)?;
         let count = section_count(u64::from_le_bytes(*count))?;
         let listed = rest.get(*at + 8..*at + 8 + 8 * count).ok_or(Violation::Truncated)?;
@@ -631,5 +655,11 @@ fn parse_callee(rest: &[u8], at: &mut usize, sections: bool) -> Result<Callee, V
         }
         *at += padded(8 + 8 * count);
     }
-    Ok(Callee { to, path })
+    let mut request = None;
+    if flags & HAS_REQUEST != 0 {
+        let id = rest.get(*at..).and_then(<[u8]>::first_chunk).ok_or(Violation::Truncated)?;
+        request = Some(u128::from_le_bytes(*id));
+        *at += REQUEST_BYTES;
+    }
+    Ok(Callee { to, path, request })
 }

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use epicserver_wire::frame::{FRAME_ALIGN, FrameMut};
 use epicserver_wire::header::{
-    CORE_BYTES, Credit, Glance, Header, Kind, Message, Opened, Violation, append, append_head,
-    extent, set_credit,
+    CORE_BYTES, Callee, Credit, Glance, Header, Kind, Message, Opened, Violation, append,
+    append_head, extent, set_credit,
 };
 use epicserver_wire::limits::{CHAIN_SECTIONS_MAX, KEY_BYTES_MAX, MESSAGE_BYTES_MAX};
 use epicserver_wire::rkyv::ser::Writer as _;
@@ -26,13 +26,13 @@ const SAMPLE_BYTES_MAX: usize = 2048;
 #[derive(Clone, Debug)]
 struct Sample {
     header: Header,
-    callee: Option<(EntityId, Path)>,
+    callee: Option<Callee>,
     payload: Vec<u8>,
 }
 
 impl Sample {
     fn write(&self, frame: &mut FrameMut) -> bool {
-        let callee = self.callee.as_ref().map(|(to, path)| (to, path));
+        let callee = self.callee.as_ref().map(Callee::address);
         let Some(opened) = Opened::new(frame, &self.header, callee) else { return false };
         let filled = opened.fill(frame, |out| {
             let fits = out.write(&self.payload).is_ok();
@@ -75,7 +75,7 @@ fn header(kind: Kind) -> impl Strategy<Value = Header> {
     })
 }
 
-fn callee() -> impl Strategy<Value = (EntityId, Path)> {
+fn callee() -> impl Strategy<Value = Callee> {
     let key = prop_oneof![
         any::<u64>().prop_map(|key| key.to_key()),
         any::<i128>().prop_map(|key| key.to_key()),
@@ -85,16 +85,16 @@ fn callee() -> impl Strategy<Value = (EntityId, Path)> {
     ];
     let sections = prop::collection::vec(any::<u64>(), 0..=CHAIN_SECTIONS_MAX);
     let placed = (any::<Option<u64>>(), "[a-z]{0,3}");
-    let rest = (any::<u64>(), any::<u64>(), any::<u32>());
+    let rest = (any::<u64>(), any::<u64>(), any::<u32>(), any::<Option<u128>>());
     (key, placed, rest, sections).prop_map(|(key, (group, class), rest, sections)| {
         let to = EntityId::new(TypeId::of("Sample"), ClassId::of(&class), group, key);
-        let (birth, origin, born) = rest;
+        let (birth, origin, born, request) = rest;
         let start = Path::new(ChainId::new(Time::from_nanos(birth), origin));
         let start = start.born_under(Born::from_u32(born));
         let path = sections
             .into_iter()
             .fold(start, |path, section| path.with(SectionId::from_u64(section)).unwrap_or(path));
-        (to, path)
+        Callee { to, path, request }
     })
 }
 
@@ -150,8 +150,8 @@ fn assert_lies_in(message: &Message, bytes: &[u8], start: usize) {
 
 fn assert_is(message: &Message, bytes: &[u8], sample: &Sample) {
     assert_eq!(message.header, sample.header);
-    let callee = message.callee.as_ref().map(|callee| (&callee.to, &callee.path));
-    assert_eq!(callee, sample.callee.as_ref().map(|(to, path)| (to, path)));
+    let callee = &message.callee;
+    assert_eq!(callee, &sample.callee);
     assert_eq!(message.payload_of(bytes), sample.payload);
 }
 
@@ -268,7 +268,7 @@ proptest! {
             flipped[bit / 8] ^= 1 << (bit % 8);
             if let Ok(message) = read(&flipped, 0) {
                 // Only bits that pad the callee mean nothing.
-                let callee = message.callee.map(|callee| (callee.to, callee.path));
+                let callee = message.callee;
                 let is_the_same = message.header == sample.header
                     && callee == sample.callee
                     && message.len == sample.payload.len();
@@ -315,7 +315,7 @@ proptest! {
         for _ in 0..before {
             prop_assert!(append(&mut frame, &sample.header, b"before"));
         }
-        let callee = sample.callee.as_ref().map(|(to, path)| (to, path));
+        let callee = sample.callee.as_ref().map(Callee::address);
         let opened = Opened::new(&mut frame, &sample.header, callee).unwrap();
         let grown = opened.grow(&mut frame, |out| {
             out.write(&sample.payload).map_err(|_| Unwritten::Malformed)
@@ -373,7 +373,9 @@ fn a_key_that_is_too_long_is_a_callee_that_nobody_reads() {
     );
     let header = Header::new(Kind::Call, ShardId::new(0), ShardId::new(0));
     let path = Path::new(ChainId::NONE);
-    let bytes = Sample { header, callee: Some((to, path)), payload: Vec::new() }.bytes();
+    let bytes =
+        Sample { header, callee: Some(Callee { to, path, request: None }), payload: Vec::new() }
+            .bytes();
     assert_eq!(read(&bytes, 0).err(), Some(Violation::Callee));
 }
 

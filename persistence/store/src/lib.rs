@@ -31,8 +31,8 @@ mod wake;
 use std::fmt;
 
 pub use epicserver_record::{
-    Answer, Corrupt, Done, Envelope, Flaw, Found, Kind, Name, Op, OpId, Outcome, Owner, Page,
-    Range, Record, Row, Save, Slot, TooLong, Trouble, Verify, World, check, checksum, judge,
+    Agenda, Answer, Corrupt, Done, Envelope, Flaw, Found, Kind, Name, Op, OpId, Outcome, Owner,
+    Page, Range, Record, Row, Save, Slot, TooLong, Trouble, Verify, World, check, checksum, judge,
     limits,
 };
 pub use lane::{Job, Lane, Ticket};

@@ -12,6 +12,7 @@ mod run_dir;
 
 use std::num::NonZeroUsize;
 use std::path::Path;
+use std::time::Duration;
 
 use common::within;
 use database::Database;
@@ -59,6 +60,34 @@ impl Account {
     }
 }
 
+/// Notes what it is reminded of.
+#[entity(key = u64)]
+#[derive(Default)]
+struct Alarm {
+    rung: Vec<String>,
+}
+
+#[entity]
+impl Alarm {
+    pub async fn set(cx: Cx<Self>, label: String, ms: u64) -> Result<()> {
+        cx.remind_in(label, Duration::from_millis(ms)).await
+    }
+
+    /// Ends when it has rung.
+    pub async fn rung(cx: Cx<Self>) -> Result<Vec<String>> {
+        while cx.with(|alarm| alarm.rung.is_empty()) {
+            cx.event("rung").wait().await?;
+        }
+        Ok(cx.with(|alarm| alarm.rung.clone()))
+    }
+
+    #[reminded]
+    fn ring(&mut self, at: At<Self>, reminder: Reminder) {
+        self.rung.push(reminder.label);
+        at.event("rung").set();
+    }
+}
+
 fn config(folder: &Path) -> Config {
     let mut config = Config::default();
     config.store.kind = StoreKind::Redb;
@@ -77,7 +106,13 @@ fn on_server(folder: &Path, server: &str) -> Config {
 }
 
 fn node(config: &Config) -> Result<Node, NodeError> {
-    Node::builder().config(config).pin(false).entity::<Counter>().entity::<Account>().start()
+    Node::builder()
+        .config(config)
+        .pin(false)
+        .entity::<Counter>()
+        .entity::<Account>()
+        .entity::<Alarm>()
+        .start()
 }
 
 const ENTITIES: u64 = 100;
@@ -126,6 +161,76 @@ fn go_to_another_node(mut config: Config) {
         assert!(one.stop(), "it hands over what it has, and has it saved");
         assert_eq!(other.run(add_to_all).expect("it runs"), vec![(2, 2); 100]);
         assert!(other.stop());
+    });
+}
+
+#[test]
+fn reminders_go_with_their_slots_and_come_after_a_stop_of_everything() {
+    let folder = RunDir::new();
+    are_reminded(config(folder.path()));
+    let Some(database) = or_skip(Database::start(&[]), "reminders on postgres") else { return };
+    are_reminded(on_server(folder.path(), &database.directly()));
+}
+
+#[test]
+fn requests_that_are_sent_again_over_the_fabric_and_after_a_restart_run_once() {
+    within(|| {
+        let folder = RunDir::new();
+        let mut config = config(folder.path());
+        config.fabric.nodes = 2;
+        for repeats in 1..=2 {
+            let other = config.clone();
+            let other = std::thread::spawn(move || node(&other).expect("it joins"));
+            let one = node(&config).expect("it joins");
+            let other = other.join().expect("it has started");
+            for node in [&one, &other] {
+                let counts = node.run(async move |pool| {
+                    let mut counts = Vec::new();
+                    for key in 0..ENTITIES {
+                        let account = pool.get::<Account>(key);
+                        counts.push(account.add().request_id(u128::from(key)).await);
+                        let own = Uuid::from_u128(1_000 + repeats);
+                        counts.push(account.add().request_id(own).await);
+                    }
+                    counts
+                });
+                let expected =
+                    (0..ENTITIES).flat_map(|_| [Ok(1), Ok(1 + u64::try_from(repeats).unwrap())]);
+                assert!(counts.expect("it runs").into_iter().eq(expected));
+            }
+            assert!(one.stop() && other.stop());
+        }
+    });
+}
+
+fn are_reminded(mut config: Config) {
+    within(move || {
+        config.fabric.nodes = 2;
+        let start = |config: &Config| {
+            let other = config.clone();
+            let other = std::thread::spawn(move || node(&other).expect("it joins"));
+            (node(config).expect("it joins"), other.join().expect("it has started"))
+        };
+        let (one, other) = start(&config);
+        one.run(async |pool| {
+            for key in 0..ENTITIES {
+                pool.get::<Alarm>(key).set("soon".to_owned(), 500).await.expect("it is saved");
+                pool.get::<Alarm>(key + ENTITIES).set("late".to_owned(), 3_000).await.expect("so");
+            }
+        })
+        .expect("it runs");
+        assert!(one.stop(), "what it has goes to the other one");
+        let have_rung = async |pool: Pool, from: u64, label: &str| {
+            for key in from..from + ENTITIES {
+                let rung = pool.get::<Alarm>(key).rung().await.expect("it rings");
+                assert_eq!(rung, [label], "{key} rings once");
+            }
+        };
+        other.run(async move |pool| have_rung(pool, 0, "soon").await).expect("it runs");
+        assert!(other.stop());
+        let (one, other) = start(&config);
+        one.run(async move |pool| have_rung(pool, ENTITIES, "late").await).expect("it runs");
+        assert!(other.stop() && one.stop());
     });
 }
 

@@ -18,9 +18,9 @@ use epicserver_entity::Request;
 use epicserver_proto::spares::Spares;
 use epicserver_proto::transfers::Chunk;
 use epicserver_wire::frame::{Frame, FrameMut, padded};
-use epicserver_wire::header::{Header, Opened};
+use epicserver_wire::header::{Address, Header, Opened};
 use epicserver_wire::limits::{KEY_BYTES_MAX, MESSAGE_BYTES_MAX};
-use epicserver_wire::{EntityId, Out, Path, Unwritten};
+use epicserver_wire::{Out, Unwritten};
 
 use super::leave::Encode;
 use super::link::{Outcome, Posted};
@@ -44,7 +44,7 @@ impl Text {
     /// written, or is longer than a message may be.
     pub(crate) fn new(
         header: &Header,
-        callee: Option<(&EntityId, &Path)>,
+        callee: Option<Address<'_>>,
         encode: &Encode<'_>,
     ) -> Option<Self> {
         let mut head = FrameMut::detached(HEAD_BYTES);

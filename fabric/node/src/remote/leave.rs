@@ -11,11 +11,9 @@ use epicserver_proto::SlotId;
 use epicserver_proto::passage::Emptying;
 use epicserver_proto::transfers::{self, Chunk};
 use epicserver_wire::frame::{Frame, FrameMut};
-use epicserver_wire::header::{self, Credit, Header, Kind, Opened};
+use epicserver_wire::header::{self, Address, Credit, Header, Kind, Opened};
 use epicserver_wire::rkyv::ser::Writer as _;
-use epicserver_wire::{
-    CallError, ChainId, EntityId, ErrorKind, Out, Path, Ran, ShardId, Time, Token, Unwritten,
-};
+use epicserver_wire::{CallError, ChainId, ErrorKind, Out, Ran, ShardId, Time, Token, Unwritten};
 
 use super::bulk::{Bulk, Source, Text};
 use super::link::{Answering, Back, Held, Left, Link, Outcome, Posted};
@@ -57,8 +55,8 @@ impl Link {
             left: Header::units_left(left),
             ..Header::new(kind, self.me, shard)
         };
-        let callee = Some((&head.to, &head.path));
         let request = &posted.request;
+        let callee = Some(address_of(request));
         match self.write(header, callee, &|out| request.encode_args_to(out), out) {
             Ok(Written::Whole(bytes)) => {
                 self.session.sent(shard, Credit::units_of(bytes));
@@ -140,7 +138,7 @@ impl Link {
     fn write(
         &mut self,
         mut header: Header,
-        callee: Option<(&EntityId, &Path)>,
+        callee: Option<Address<'_>>,
         encode: &Encode<'_>,
         out: &mut Vec<Effect>,
     ) -> Result<Written, Stay> {
@@ -289,7 +287,7 @@ impl Link {
             left: Header::units_left(left),
             ..Header::new(Kind::Returned, self.me, shard)
         };
-        let callee = Some((&head.to, &head.path));
+        let callee = Some(address_of(&request));
         let encode = |out: &mut Out<'_>| request.encode_args_to(out);
         match self.write(header.under(view), callee, &encode, out) {
             Err(Stay::NoSlot) => return Err(Back::Returned { request, view }),
@@ -496,11 +494,17 @@ fn plus(a: Credit, b: Credit) -> Credit {
     Credit { messages: a.messages + b.messages, units: a.units + b.units }
 }
 
+/// Whom `request` is for.
+fn address_of(request: &Request) -> Address<'_> {
+    let head = request.head();
+    Address { to: &head.to, path: &head.path, request: request.request_id() }
+}
+
 /// Appends one message to `frame`, and says how many bytes it takes there.
 fn write_into(
     frame: &mut FrameMut,
     header: &Header,
-    callee: Option<(&EntityId, &Path)>,
+    callee: Option<Address<'_>>,
     encode: &Encode<'_>,
 ) -> Result<usize, Unwritten> {
     let start = frame.len();

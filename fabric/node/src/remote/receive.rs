@@ -128,6 +128,9 @@ impl Core {
         }
         let read = (method.read)(Target::new(callee.to), payload);
         let mut request = read.map_err(|_| ErrorKind::Malformed)?;
+        if let Some(id) = callee.request {
+            request.set_request_id(id);
+        }
         let head = request.head_mut();
         head.path = callee.path;
         head.deadline = header.deadline_left().map_or(Time::MAX, |left| self.time() + left);

@@ -11,12 +11,15 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use epicserver_entity::{Answer, Desk, Due, Reminder};
-use epicserver_record::limits::ROWS_MAX;
+use epicserver_record::limits::{REMINDERS_MAX, ROWS_MAX};
 use epicserver_record::{Agenda, Envelope, Name, Record, Row, TooLong, agenda};
 use epicserver_wire::{CallError, EntityId, ErrorKind, Token};
 
 use super::Kept;
+use super::answers::ANSWERS_A_SAVE;
 use crate::core::Core;
+
+const _: () = assert!(REMINDERS_MAX + ANSWERS_A_SAVE <= ROWS_MAX, "what is new fits one save");
 
 /// The reminders of one activation.
 #[derive(Debug, Default)]
@@ -82,7 +85,8 @@ impl Reminders {
             }
             wanted.insert(name);
         }
-        let room = ROWS_MAX - rows.len();
+        // The rest is for what the entity answers.
+        let room = ROWS_MAX - ANSWERS_A_SAVE - rows.len();
         let (gone, stay): (Vec<_>, Vec<_>) =
             self.lie.difference(&wanted).cloned().enumerate().partition(|(at, _)| *at < room);
         rows.extend(gone.into_iter().map(|(_, name)| Row::Remove(name)));

@@ -12,6 +12,7 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 
 use epicserver_entity::{AnyCell, Desk, Policy, Unsaved};
+use epicserver_record::limits::ROWS_MAX;
 use epicserver_record::{
     Answer, Envelope, Name, Op, Outcome, Record, Row, Save, Slot, TooLong, Trouble,
 };
@@ -66,7 +67,8 @@ impl Core {
         let asks = |kept: &mut Kept| match kept.stage {
             Stage::Active | Stage::Leaving => {
                 let reminders = kept.reminders.as_ref().is_some_and(|all| all.is_unsaved());
-                kept.unsaved || kept.deleted || reminders || cell.has_changed()
+                let beside = reminders || kept.answers.is_unsaved();
+                kept.unsaved || kept.deleted || beside || cell.has_changed()
             }
             Stage::Loading(_) | Stage::Resetting => false,
         };
@@ -206,9 +208,14 @@ impl Core {
         });
         let envelope = envelope.ok_or(NotWritten::State(Unsaved::Nothing))?;
         let name = Name::state(cell.id());
-        let rows = |kept: &mut Kept| match &mut kept.reminders {
-            Some(reminders) => reminders.rows(cell.id(), &envelope, deleted),
-            None => Ok(Vec::new()),
+        let rows = |kept: &mut Kept| {
+            let mut rows = match &mut kept.reminders {
+                Some(reminders) => reminders.rows(cell.id(), &envelope, deleted)?,
+                None => Vec::new(),
+            };
+            let beside = Envelope { codec: 0, layout: 0, schema: 0, tombstone: false, ..envelope };
+            rows.extend(kept.answers.rows(cell.id(), &beside, ROWS_MAX - rows.len())?);
+            Ok::<_, TooLong>(rows)
         };
         if deleted {
             let rows = self.kept(place, rows).unwrap_or_else(|| Ok(Vec::new()))?;
@@ -268,6 +275,10 @@ impl Core {
                 self.count(|c| c.saved += 1);
                 self.kept(place, |kept| (kept.stored, kept.sum) = (kept.tried, sum));
                 self.reminders_saved(place);
+                let shut = self.kept(place, |kept| kept.answers.are_saved());
+                if shut == Some(true) {
+                    self.open_again(place);
+                }
                 self.is_durable(desk, place);
             }
             Outcome::Conflict { found, by } => {
@@ -277,6 +288,8 @@ impl Core {
                     if own {
                         (kept.stored, kept.sum, kept.unsaved) = (found, None, true);
                         kept.waits.undone();
+                        // They are written once more, and the activation stays shut until that is done.
+                        kept.answers.undone();
                     }
                     own
                 });
@@ -327,6 +340,7 @@ impl Core {
         for place in places {
             let Some((waits, stage)) = self.kept(place, |kept| {
                 kept.waits.undone();
+                kept.answers.undone();
                 (kept.unsaved, kept.sum) = (true, None);
                 (kept.waits.barriers(), kept.stage.clone())
             }) else {

@@ -274,7 +274,7 @@ impl Core {
                     }
                     calls.push(row);
                 }
-                Err(corrupt) => self.unreadable_reminder(corrupt),
+                Err(corrupt) => self.unreadable_row(corrupt),
             }
         }
         if calls.is_empty() || self.is_stopping() {
@@ -284,7 +284,7 @@ impl Core {
         calls.into_iter().for_each(|row| self.call_for(desk, slot, &row));
     }
 
-    fn unreadable_reminder(&self, corrupt: Corrupt) {
+    pub(super) fn unreadable_row(&self, corrupt: Corrupt) {
         let why = corrupt.to_string();
         if let Some(entity) = corrupt.name.entity() {
             self.effect(Effect::Notice(Notice::NotLoaded { entity, why }));

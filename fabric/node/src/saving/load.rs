@@ -12,7 +12,7 @@ use epicserver_entity::{AnyCell, Desk, Policy, Stored, TypeInfo};
 use epicserver_record::{Answer, Found, Op, Record, Trouble};
 use epicserver_wire::{Codec, ErrorKind, Path, Rkyv};
 
-use super::{Asked, Kept, Reminders, Stage};
+use super::{Answers, Asked, Kept, Reminders, Stage};
 use crate::core::Core;
 use crate::{Effect, Notice};
 
@@ -40,6 +40,7 @@ impl Core {
             unsaved: false,
             deleted: false,
             reminders: None,
+            answers: Answers::default(),
             hook: info.reminds.map(|reminds| reminds.hook),
             waits: super::Waits::default(),
         };
@@ -131,6 +132,7 @@ impl Core {
         self.kept(place, |kept| {
             (kept.stage, kept.stored, kept.sum) = (Stage::Active, version, None);
             kept.reminders = None;
+            kept.answers = Answers::default();
             kept.tried = kept.tried.max(version);
         });
         self.table.borrow_mut().set_shut(place, false);
@@ -155,7 +157,10 @@ impl Core {
         let Some(reminders) = Reminders::stored(cell.id(), record.agenda()) else {
             return self.unreadable(desk, place, "its reminders cannot be read".to_owned());
         };
-        self.kept(place, |kept| kept.reminders = reminders);
+        self.kept(place, |kept| {
+            kept.reminders = reminders;
+            kept.answers = Answers::default();
+        });
         let known = self.layout_of(place);
         let (schema, layout, payload) = (envelope.schema, envelope.layout, record.payload());
         let read = self.run_hook(desk, place, path.clone(), || {

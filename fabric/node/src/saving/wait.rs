@@ -82,6 +82,7 @@ impl Core {
     }
 
     fn reply_when_saved(&self, desk: &Desk, place: u32, caller: Caller, request: Request) {
+        self.keep_answer(place, &request);
         let gated = self.kept(place, |kept| {
             // Who calls for a reminder has to know that it is done with (N35).
             kept.policy == Policy::EveryTurn || kept.hook == Some(request.method().id)

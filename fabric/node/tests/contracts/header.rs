@@ -5,7 +5,7 @@ use std::time::Duration;
 use epicserver_proto::{link, transfers};
 use epicserver_wire::frame::{FRAME_ALIGN, FrameMut};
 use epicserver_wire::header::{
-    CORE_BYTES, Credit, Header, Kind, Message, Opened, VERSION, append, append_head,
+    Address, CORE_BYTES, Credit, Header, Kind, Message, Opened, VERSION, append, append_head,
 };
 use epicserver_wire::{
     Born, ChainId, ClassId, EntityId, EntityKey as _, Path, SectionId, ShardId, Time, Token,
@@ -80,7 +80,7 @@ fn differing(plain: &[u8], other: &[u8]) -> String {
 /// Which numbers are kinds, and which flags each may have, is asked from the reader.
 fn kinds(page: &mut Page) {
     page.section("kinds of messages, and the flags that each may have");
-    let mut bytes = call(true);
+    let mut bytes = call(true, None);
     for number in 0..=u8::MAX {
         bytes[1] = number;
         let mut flags = Vec::new();
@@ -98,7 +98,7 @@ fn kinds(page: &mut Page) {
     }
 }
 
-fn call(sections: bool) -> Vec<u8> {
+fn call(sections: bool, request: Option<u128>) -> Vec<u8> {
     let to = EntityId::new(TypeId::of("Player"), ClassId::DEFAULT, None, 7_u64.to_key());
     let chain = ChainId::new(Time::from_nanos(0x0807_0605_0403_0201), 0x1817_1615_1413_1211);
     let mut path = Path::new(chain).born_under(Born::from_u32(0xc4c3_c2c1));
@@ -109,7 +109,8 @@ fn call(sections: bool) -> Vec<u8> {
     }
     let header = Header::new(Kind::Call, ShardId::new(0), ShardId::new(0));
     let mut frame = FrameMut::detached(1024);
-    let opened = Opened::new(&mut frame, &header, Some((&to, &path))).expect("a sample fits");
+    let address = Address { to: &to, path: &path, request };
+    let opened = Opened::new(&mut frame, &header, Some(address)).expect("a sample fits");
     assert!(opened.close(&mut frame, 0), "a sample fits");
     frame.bytes().to_vec()
 }
@@ -121,8 +122,10 @@ fn calls(page: &mut Page) {
     );
     page.text("zeros; born under the view 0xc4c3c2c1; zeros; the id, padded. sections: how many,");
     page.text("each, padded.");
-    page.bytes("Call of Player 7", &call(false));
-    page.bytes("Call of Player 7, two sections held", &call(true));
+    page.bytes("Call of Player 7", &call(false, None));
+    page.bytes("Call of Player 7, two sections held", &call(true, None));
+    let request = Some(0xf8f7_f6f5_f4f3_f2f1_e8e7_e6e5_e4e3_e2e1);
+    page.bytes("Call of Player 7 that is a request with an id", &call(false, request));
 }
 
 /// Messages about views, and where each has the number of its view.

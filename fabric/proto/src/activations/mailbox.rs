@@ -151,6 +151,19 @@ impl<S, W: Waiting> Activations<S, W> {
         self.at_mut(place).passes = true;
     }
 
+    /// Puts `waiting` back to the beginning of the mailbox, from where it was taken.
+    pub fn put_back(&mut self, place: u32, waiting: W) {
+        let next = if self.mails(place) > 0 { self.at(place).first_mail } else { NONE };
+        let mail = self.mails.insert(Mail { next, waiting });
+        let Ok(mail) = mail else { unreachable!("A2: mailboxes are bounded") };
+        let activation = self.at_mut(place);
+        if activation.mails == 0 {
+            activation.last_mail = mail;
+        }
+        activation.first_mail = mail;
+        activation.mails += 1;
+    }
+
     /// How many wait.
     #[must_use]
     pub fn mails(&self, place: u32) -> u32 {

@@ -12,8 +12,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use epicserver_entity::Registry;
 use epicserver_store::{
-    Answer, Corrupt, Envelope, Keeper, Kind, Name, Op, OpId, Range, Record, Store, Trouble, Wake,
-    limits,
+    Agenda, Answer, Corrupt, Envelope, Keeper, Kind, Name, Op, OpId, Range, Record, Store, Trouble,
+    Wake, limits,
 };
 use epicserver_wire::TypeId;
 
@@ -237,6 +237,17 @@ fn is_key(shown: &str, text: &str) -> bool {
     shown == text || shown.strip_prefix('"').and_then(|s| s.strip_suffix('"')) == Some(text)
 }
 
+/// The reminders in a record, as JSON.
+fn reminders(record: &Record) -> String {
+    let agenda = Agenda::parse(record.agenda()).unwrap_or_default();
+    let all = agenda.reminders().iter().map(|reminder| {
+        let (label, due_ms) = (escaped(&reminder.label), reminder.due_ms);
+        let period_ms = reminder.period_ms;
+        format!("{{ \"label\": \"{label}\", \"due_ms\": {due_ms}, \"period_ms\": {period_ms} }}")
+    });
+    all.collect::<Vec<_>>().join(", ")
+}
+
 /// One record as JSON; its payload, which only the program with its type can read, in hexadecimal.
 fn json(name: &Name, record: &Record) -> String {
     let Envelope { codec, layout, schema, owner, version, written_ms, tombstone } =
@@ -249,10 +260,11 @@ fn json(name: &Name, record: &Record) -> String {
     format!(
         "{{\n  \"entity\": \"{}\",\n  \"deleted\": {tombstone},\n  \"version\": {version},\n  \"schema\": {schema},\n  \
          \"layout\": \"{layout:016x}\",\n  \"codec\": {codec},\n  \"node\": \"{:016x}\",\n  \"epoch\": {},\n  \
-         \"written_ms\": {written_ms},\n  \"payload\": \"{payload}\"\n}}\n",
+         \"written_ms\": {written_ms},\n  \"reminders\": [{}],\n  \"payload\": \"{payload}\"\n}}\n",
         escaped(&entity),
         owner.node.as_u64(),
         owner.epoch,
+        reminders(record),
     )
 }
 

@@ -1,0 +1,22 @@
+//! A request id for a method during whose waits others run.
+
+use epicserver::prelude::*;
+
+#[entity(saved = "every_turn")]
+#[derive(Default)]
+pub struct Account {}
+
+#[entity]
+impl Account {
+    pub async fn pay(cx: Cx<Self>) -> Result<()> {
+        cx.save().await
+    }
+}
+
+async fn pay(account: Ref<Account>) -> Result<()> {
+    account.pay().request_id(7_u128).await
+}
+
+fn main() {
+    drop(pay(Ref::of("bob")));
+}
