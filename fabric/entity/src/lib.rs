@@ -42,7 +42,7 @@ pub use message::{Coded, Message};
 pub use reference::{Pool, Ref, Target};
 pub use registry::{Registry, RegistryError};
 pub use running::{Activation, ActivationFailed, AnyStarted, Running, Started, detached, run};
-pub use saving::{Policy, Stored, Unreadable, Unsaved, layout_of};
+pub use saving::{Policy, Stored, Unreadable, Unsaved, fields_of, layout_of};
 pub use script::{Asked, Run, Script};
 pub use sync::{Event, Lock, LockGuard, Queue};
 pub use syscall::{Answer, Syscall};
