@@ -137,4 +137,6 @@ pub enum Unsaved {
     Nothing,
     /// A hand-written implementation refuses to be written.
     Malformed,
+    /// What makes an earlier version of it has panicked.
+    Panicked,
 }

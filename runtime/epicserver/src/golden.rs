@@ -108,6 +108,11 @@ enum Broken {
     Named { name: &'static str, path: PathBuf },
     #[error("version {version} of `{name}` is not read any more: {why}. {advice}")]
     Unread { name: &'static str, version: u32, why: Unreadable, advice: String },
+    #[error(
+        "what version {version} of `{name}` becomes is not written as it was, but as {is}, which was {was}: while the type has \
+         `writes = {version}`, what makes that version of it has to undo what `upgrades(..)` does"
+    )]
+    Undone { name: &'static str, version: u32, was: String, is: String },
     #[error("{} is of a later version than `{name}` has, which is {version}", path.display())]
     Later { name: &'static str, version: u32, path: PathBuf },
     #[error("`{name}` cannot be written")]
@@ -136,12 +141,18 @@ impl Files<'_> {
             let path = self.path(T::NAME, *later);
             return Err(Broken::Later { name: T::NAME, version: T::SCHEMA, path });
         }
-        if !versions.contains(&T::SCHEMA) {
+        let is_new = !versions.contains(&T::SCHEMA);
+        let older = versions.into_iter().filter(|version| *version < T::SCHEMA);
+        let older = older.map(|version| {
+            let golden = self.read::<T>(id, version)?;
+            Ok((version, upgraded(&golden, id)?))
+        });
+        let older = older.collect::<Result<_, Broken>>()?;
+        if is_new {
             self.add(id, state)?;
         }
         same(&self.read::<T>(id, T::SCHEMA)?, id, state)?;
-        let older = versions.into_iter().filter(|version| *version < T::SCHEMA);
-        older.map(|version| Ok((version, read(&self.read::<T>(id, version)?)?))).collect()
+        Ok(older)
     }
 
     fn path(&self, name: &str, version: u32) -> PathBuf {
@@ -173,7 +184,8 @@ impl Files<'_> {
         if !self.adds {
             return Err(Broken::Missing { path });
         }
-        let text = text(T::NAME, T::SCHEMA, &fields_of(T::form), record(id, state)?.as_bytes());
+        let text =
+            text(T::NAME, T::SCHEMA, &fields_of(T::form), record(id, state, T::SCHEMA)?.as_bytes());
         let write = || {
             fs::create_dir_all(self.folder)?;
             // GO1: somebody else may have been quicker.
@@ -202,12 +214,13 @@ fn stem(name: &str) -> String {
     format!("{}.", name.chars().map(plain).collect::<String>())
 }
 
-/// What a store would keep of `state`, were it saved at a certain time by a certain node.
-fn record<T: Entity>(id: &EntityId, state: &T) -> Result<Record, Broken> {
+/// What a store would keep of `state` as version `schema`, were it saved at a certain time by a certain node.
+fn record<T: Entity>(id: &EntityId, state: &T, schema: u32) -> Result<Record, Broken> {
+    let own = schema == T::SCHEMA;
     let envelope = Envelope {
         codec: <Rkyv as Codec<()>>::ID,
-        layout: layout_of(T::form),
-        schema: T::SCHEMA,
+        layout: if own { layout_of(T::form) } else { T::written_layout() },
+        schema,
         owner: Owner { node: NodeId::new(1), epoch: 1 },
         version: 1,
         written_ms: 0,
@@ -215,7 +228,7 @@ fn record<T: Entity>(id: &EntityId, state: &T) -> Result<Record, Broken> {
     };
     let mut written = Ok(());
     let record = Record::write(&Name::state(id), &envelope, |bytes| {
-        written = Out::heap(bytes).put(state);
+        written = state.write(schema, &mut Out::heap(bytes));
     });
     written.map_err(|_| Broken::Unwritten { name: T::NAME })?;
     Ok(record?)
@@ -224,12 +237,12 @@ fn record<T: Entity>(id: &EntityId, state: &T) -> Result<Record, Broken> {
 /// Today's version is written as it was, and read.
 fn same<T: Entity>(golden: &Golden, id: &EntityId, state: &T) -> Result<(), Broken> {
     let (name, version) = (T::NAME, T::SCHEMA);
-    let today = record(id, state)?;
+    let today = record(id, state, T::SCHEMA)?;
     let is = fields_of(T::form);
     if golden.fields != is {
         return Err(Broken::Fields { name, version, was: golden.fields.clone(), is });
     }
-    let again = record(id, &read::<T>(golden)?)?;
+    let again = record(id, &read::<T>(golden)?, T::SCHEMA)?;
     if again != golden.record {
         let (was, is) = (hex(golden.record.as_bytes()), hex(again.as_bytes()));
         return Err(Broken::Bytes { name, version, was, is });
@@ -238,6 +251,19 @@ fn same<T: Entity>(golden: &Golden, id: &EntityId, state: &T) -> Result<(), Brok
         return Err(Broken::State { path: golden.path.clone() });
     }
     Ok(())
+}
+
+/// What an older version becomes. If that is the one which is written, it is written as it was.
+fn upgraded<T: Entity>(golden: &Golden, id: &EntityId) -> Result<T, Broken> {
+    let (state, version) = (read::<T>(golden)?, golden.record.envelope().schema);
+    if version == T::WRITES {
+        let again = record(id, &state, version)?;
+        if again != golden.record {
+            let (was, is) = (hex(golden.record.as_bytes()), hex(again.as_bytes()));
+            return Err(Broken::Undone { name: T::NAME, version, was, is });
+        }
+    }
+    Ok(state)
 }
 
 /// What was stored, as the type is today.

@@ -13,6 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use common::within;
 use node::{Replaceable, stored};
+use programs::CAREFUL;
 use run_dir::RunDir;
 
 /// Entities that are called: enough that each of two nodes has some.
@@ -84,9 +85,9 @@ fn calls_go_on_while_nodes_are_replaced_by_those_of_the_next_program() {
     });
 }
 
-/// A node of each program, and the keys that each has.
-fn one_of_each(folder: &RunDir) -> [(Replaceable, BTreeSet<u64>); 2] {
-    let (mut old, mut new) = (Replaceable::start(folder, 1), Replaceable::start(folder, 2));
+/// A node of each of two programs, and the keys that each has.
+fn one_of_each(folder: &RunDir, programs: [u32; 2]) -> [(Replaceable, BTreeSet<u64>); 2] {
+    let [mut old, mut new] = programs.map(|number| Replaceable::start(folder, number));
     old.serves();
     new.serves();
     let nodes = sorted(&old, &new);
@@ -99,7 +100,7 @@ fn one_of_each(folder: &RunDir) -> [(Replaceable, BTreeSet<u64>); 2] {
 fn nodes_of_two_programs_refuse_each_other_what_only_one_of_them_knows() {
     within(|| {
         let folder = RunDir::new();
-        let [(mut old, of_old), (mut new, of_new)] = one_of_each(&folder);
+        let [(mut old, of_old), (mut new, of_new)] = one_of_each(&folder, [1, 2]);
         for key in 0..KEYS {
             assert_eq!(old.call("add", key), "ok 1");
             assert_eq!(new.call("add", key), "ok 2");
@@ -124,7 +125,7 @@ fn nodes_of_two_programs_refuse_each_other_what_only_one_of_them_knows() {
 fn what_the_next_program_has_saved_is_not_served_by_the_one_before_and_not_lost() {
     within(|| {
         let folder = RunDir::new();
-        let [(mut old, of_old), (mut new, of_new)] = one_of_each(&folder);
+        let [(mut old, of_old), (mut new, of_new)] = one_of_each(&folder, [1, 2]);
         for key in 0..KEYS {
             assert_eq!(old.call("add", key), "ok 1");
         }
@@ -150,5 +151,39 @@ fn what_the_next_program_has_saved_is_not_served_by_the_one_before_and_not_lost(
             assert_eq!(newer.call("describe", key), "ok (2, \"Bob\")");
         }
         assert!(newer.stops());
+    });
+}
+
+#[test]
+fn what_is_written_as_by_the_program_before_goes_back_and_forth_until_none_does_so_any_more() {
+    within(|| {
+        let folder = RunDir::new();
+        let [(mut old, _), (mut both, of_both)] = one_of_each(&folder, [1, CAREFUL]);
+        let key = *of_both.first().expect("it has some");
+        assert_eq!(both.call("give", key), "ok Bob");
+        (0..KEYS).for_each(|key| assert_eq!(both.call("add", key), "ok 1"));
+        assert!(both.stops());
+        (0..KEYS).for_each(|key| assert_eq!(old.call("add", key), "ok 2"));
+        let mut both = Replaceable::start(&folder, CAREFUL);
+        both.serves();
+        assert!(old.stops());
+        (0..KEYS).for_each(|key| assert_eq!(both.call("add", key), "ok 3"));
+        let schemas = |of: &BTreeSet<u64>| -> BTreeSet<u64> {
+            of.iter().map(|key| stored(&folder, *key).0).collect()
+        };
+        assert_eq!(schemas(&(0..KEYS).collect()), BTreeSet::from([1]));
+        // The next program is the same but for that: what it has written is read by those that are still there.
+        let mut new = Replaceable::start(&folder, 2);
+        new.serves();
+        let nodes = sorted(&both, &new);
+        let of_new = homes(&mut both, &nodes).remove(&new.id()).expect("it has some");
+        of_new.iter().for_each(|key| assert_eq!(new.call("give", *key), "ok Bob"));
+        assert!(new.stops());
+        for key in 0..KEYS {
+            assert_eq!(both.call("add", key), "ok 4");
+        }
+        assert_eq!(schemas(&of_new), BTreeSet::from([2]));
+        of_new.iter().for_each(|key| assert_eq!(both.call("describe", *key), "ok (4, \"Bob\")"));
+        assert!(both.stops());
     });
 }

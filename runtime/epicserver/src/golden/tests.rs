@@ -20,30 +20,44 @@ mod old {
     impl Hero {}
 }
 
-/// Version 2, as it should be.
-mod new {
-    use super::*;
+/// Version 2, as it should be. `$options` say whether version 1 is written still, and then a score is divided by `$by`.
+macro_rules! second {
+    ($name:ident, $by:literal, $($options:tt)*) => {
+        mod $name {
+            use super::*;
 
-    #[message(crate = crate::__private)]
-    pub(super) struct HeroV1 {
-        score: u32,
-    }
+            #[message(crate = crate::__private)]
+            pub(super) struct HeroV1 {
+                score: u32,
+            }
 
-    #[entity(key = u64, name = "Hero", upgrades(HeroV1), crate = crate::__private)]
-    #[derive(Default, PartialEq, Debug)]
-    pub(super) struct Hero {
-        pub(super) points: u64,
-    }
+            #[entity(key = u64, name = "Hero", upgrades(HeroV1), crate = crate::__private, $($options)*)]
+            #[derive(Default, PartialEq, Debug)]
+            pub(super) struct Hero {
+                pub(super) points: u64,
+            }
 
-    impl From<HeroV1> for Hero {
-        fn from(old: HeroV1) -> Self {
-            Self { points: u64::from(old.score) * 10 }
+            impl From<HeroV1> for Hero {
+                fn from(old: HeroV1) -> Self {
+                    Self { points: u64::from(old.score) * 10 }
+                }
+            }
+
+            impl From<&Hero> for HeroV1 {
+                fn from(new: &Hero) -> Self {
+                    Self { score: u32::try_from(new.points / $by).unwrap_or(u32::MAX) }
+                }
+            }
+
+            #[entity(crate = crate::__private)]
+            impl Hero {}
         }
-    }
-
-    #[entity(crate = crate::__private)]
-    impl Hero {}
+    };
 }
+
+second!(new, 10,);
+second!(both, 10, writes = 1);
+second!(unequal, 1, writes = 1);
 
 /// Version 2 of someone who has forgotten what version 1 was.
 mod forgetful {
@@ -207,9 +221,19 @@ fn an_older_version_that_is_not_read_is_found() {
         };
         let why = why.expect("it is refused");
         assert!(why.starts_with("version 1 of `Hero` is not read any more: "), "{why}");
+        assert_eq!(folder.texts().len(), 1, "none is added");
         let advice = ["Name the type that it was in `upgrades(..)`", "the fields {score:u32,}"];
         assert!(why.contains(advice[version - 1]), "{why}");
     }
+}
+
+#[test]
+fn a_version_that_is_written_still_is_written_as_it_was() {
+    let folder = Folder::with_the_first();
+    let why = folder.hold(true, &unequal::Hero { points: 9 }).unwrap_err();
+    assert!(why.starts_with("what version 1 of `Hero` becomes is not written as it was"), "{why}");
+    assert_eq!(folder.hold(true, &both::Hero { points: 9 }).map(|older| older.len()), Ok(1));
+    assert_eq!(folder.hold(false, &new::Hero { points: 9 }).map(|older| older.len()), Ok(1));
 }
 
 #[test]
