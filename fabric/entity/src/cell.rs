@@ -170,11 +170,11 @@ pub trait AnyCell: Any + fmt::Debug {
     /// # Errors
     /// [`Unreadable`]; there is no state then.
     fn load(self: Rc<Self>, stored: Stored<'_>) -> Result<(), Unreadable>;
-    /// Writes the state.
+    /// Writes the state as the schema version `schema`, one of those that its type writes.
     ///
     /// # Errors
     /// [`Unsaved`].
-    fn write(&self, out: &mut Out<'_>) -> Result<(), Unsaved>;
+    fn write(&self, schema: u32, out: &mut Out<'_>) -> Result<(), Unsaved>;
     /// The host is told of the next change from now on.
     fn watch(&self);
     /// Whether an exclusive section has the state.
@@ -230,10 +230,10 @@ impl<T: Entity> AnyCell for StateCell<T> {
         Ok(())
     }
 
-    fn write(&self, out: &mut Out<'_>) -> Result<(), Unsaved> {
+    fn write(&self, schema: u32, out: &mut Out<'_>) -> Result<(), Unsaved> {
         let state = self.state.try_borrow().map_err(|_| Unsaved::Held)?;
         let state = state.as_ref().ok_or(Unsaved::Nothing)?;
-        out.put(state).map_err(|_| Unsaved::Malformed)
+        state.write(schema, out).map_err(|_| Unsaved::Malformed)
     }
 
     fn watch(&self) {

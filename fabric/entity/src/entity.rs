@@ -13,7 +13,9 @@ use std::thread::LocalKey;
 use std::time::Duration;
 
 use epicserver_wire::frame::Part;
-use epicserver_wire::{CallError, ClassId, EntityId, EntityKey, Key, MethodId, TypeId};
+use epicserver_wire::{
+    CallError, ClassId, EntityId, EntityKey, Key, MethodId, Out, TypeId, Unwritten,
+};
 
 use crate::At;
 use crate::cell::{AnyCell, StateCell};
@@ -46,6 +48,8 @@ pub trait EntityType: Coded + 'static {
     const SAVED: Policy = Policy::DEFAULT;
     /// The version of its fields, from 1.
     const SCHEMA: u32 = 1;
+    /// The version that its states are written as, where what is stored is of no later one.
+    const WRITES: u32 = Self::SCHEMA;
 
     /// What its bytes are made of.
     fn form(form: &mut Form) {
@@ -58,6 +62,21 @@ pub trait EntityType: Coded + 'static {
     /// [`Unreadable`].
     fn read(stored: Stored<'_>) -> Result<Self, Unreadable> {
         stored.current()
+    }
+
+    /// The hash of the fields of [`WRITES`](Self::WRITES).
+    #[must_use]
+    fn written_layout() -> u64 {
+        layout_of(Self::form)
+    }
+
+    /// Writes the state as `schema`, which is [`WRITES`](Self::WRITES) or [`SCHEMA`](Self::SCHEMA).
+    ///
+    /// # Errors
+    /// [`Unwritten`].
+    fn write(&self, schema: u32, out: &mut Out<'_>) -> Result<(), Unwritten> {
+        let _present = schema;
+        out.put(self)
     }
 
     /// The placement group of the entity with `key`, as [`EntityId::group_of`] numbers it.
@@ -252,6 +271,10 @@ pub struct TypeInfo {
     pub layout: fn() -> u64,
     /// How its entities are reminded, if they can be.
     pub reminds: Option<Reminds>,
+    /// The version that its states are written as, where what is stored is of no later one.
+    pub writes: u32,
+    /// The hash of the fields of that.
+    pub written_layout: fn() -> u64,
     /// Makes the cell of a new activation, its state not yet in it.
     pub new_cell: fn(EntityId) -> Rc<dyn AnyCell>,
 }
@@ -271,6 +294,8 @@ impl TypeInfo {
             reminds: T::REMINDS,
             schema: T::SCHEMA,
             layout: || layout_of(T::form),
+            writes: T::WRITES,
+            written_layout: T::written_layout,
             new_cell: |id| Rc::new(StateCell::<T>::new(id)),
         }
     }

@@ -22,6 +22,8 @@ use crate::message::Message;
 pub struct Form {
     text: String,
     named: Vec<TypeId>,
+    /// The names of types are left out.
+    bare: bool,
 }
 
 impl Form {
@@ -43,9 +45,10 @@ impl Form {
         form.text
     }
 
-    /// The form that `write` writes.
-    pub(crate) fn text_by(write: fn(&mut Self)) -> String {
-        let mut form = Self::default();
+    /// The form that `write` writes, without the names of types: those are no part of what is stored, and a program that
+    /// keeps what its types were before has to call them otherwise.
+    pub(crate) fn bare_by(write: fn(&mut Self)) -> String {
+        let mut form = Self { bare: true, ..Self::default() };
         write(&mut form);
         form.text
     }
@@ -68,7 +71,9 @@ impl Form {
             return;
         }
         self.named.push(id);
-        self.word(name);
+        if !self.bare {
+            self.word(name);
+        }
         self.word("{");
         parts(self);
         self.word("}");

@@ -47,7 +47,7 @@ pub use remind::{
     Args as RemindArgs, Reminded, Reminder, Reminding, Reminds, remind_shared, remind_turn,
 };
 pub use running::{Activation, ActivationFailed, AnyStarted, Running, Started, detached, run};
-pub use saving::{Policy, Stored, Unreadable, Unsaved, layout_of};
+pub use saving::{Policy, Stored, Unreadable, Unsaved, fields_of, layout_of};
 pub use script::{Asked, Run, Script};
 pub use sync::{Event, Lock, LockGuard, Queue};
 pub use syscall::{Answer, Due, Syscall};

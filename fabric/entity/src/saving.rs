@@ -116,12 +116,16 @@ impl Stored<'_> {
     }
 }
 
-/// The hash of what a state is made of, whatever its type is called.
+/// The hash of what a state is made of, whatever its type and those in it are called.
 #[must_use]
 pub fn layout_of(form: fn(&mut Form)) -> u64 {
-    let text = Form::text_by(form);
-    let fields = text.find('{').map_or(&text[..], |at| &text[at..]);
-    form_hash(fields)
+    form_hash(&fields_of(form))
+}
+
+/// The same to be read.
+#[must_use]
+pub fn fields_of(form: fn(&mut Form)) -> String {
+    Form::bare_by(form)
 }
 
 /// Why a state was not written.
@@ -133,4 +137,6 @@ pub enum Unsaved {
     Nothing,
     /// A hand-written implementation refuses to be written.
     Malformed,
+    /// What makes an earlier version of it has panicked.
+    Panicked,
 }

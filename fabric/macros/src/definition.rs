@@ -25,6 +25,7 @@ pub(crate) const OPTIONS: &[&str] = &[
     "lag",
     "version",
     "upgrades",
+    "writes",
     "idle",
     "serde",
     "crate",
@@ -46,6 +47,7 @@ struct Options {
     lag: Option<(Span, u64)>,
     version: Option<LitInt>,
     upgrades: Vec<Type>,
+    writes: Option<LitInt>,
     idle_ms: Option<u64>,
     serde: Option<Span>,
 }
@@ -63,6 +65,7 @@ impl Options {
             lag: None,
             version: None,
             upgrades: Vec::new(),
+            writes: None,
             idle_ms: None,
             serde: None,
         };
@@ -82,6 +85,7 @@ impl Options {
             "lag" => self.lag = Some((name.span(), milliseconds(&text(name, input)?)?)),
             "version" => self.version = Some(value(name, input)?),
             "upgrades" => self.upgrades = types(name, input)?,
+            "writes" => self.writes = Some(value(name, input)?),
             "idle" => self.idle_ms = Some(milliseconds(&text(name, input)?)?),
             _serde => self.serde = Some(name.span()),
         }
@@ -107,6 +111,11 @@ impl Options {
             );
             return Err(Error::new(span, text));
         }
+        self.check_version()?;
+        self.check_writes()
+    }
+
+    fn check_version(&self) -> Result<()> {
         let Some(version) = &self.version else { return Ok(()) };
         let (number, upgrades) = (version.base10_parse::<u32>()?, self.upgrades.len());
         if number == 0 || number as usize <= upgrades {
@@ -117,6 +126,52 @@ impl Options {
             return Err(Error::new_spanned(version, text));
         }
         Ok(())
+    }
+
+    fn check_writes(&self) -> Result<()> {
+        let Some(writes) = &self.writes else { return Ok(()) };
+        let (number, schema, oldest) =
+            (writes.base10_parse::<u32>()?, self.schema(), self.oldest());
+        if (oldest..schema).contains(&number) {
+            return Ok(());
+        }
+        let text = if self.upgrades.is_empty() {
+            "`writes` names an earlier version: name its type in `upgrades(…)`".to_owned()
+        } else if oldest == schema - 1 {
+            format!("`writes` names a version of `upgrades`, which is {oldest}")
+        } else {
+            format!("`writes` names a version of `upgrades`, which are {oldest} to {}", schema - 1)
+        };
+        Err(Error::new_spanned(writes, text))
+    }
+
+    /// The oldest version that is read.
+    fn oldest(&self) -> u32 {
+        self.schema().saturating_sub(u32::try_from(self.upgrades.len()).unwrap_or(0))
+    }
+
+    /// How a state is written as an earlier version.
+    fn writing(&self) -> Option<TokenStream> {
+        let home = &self.home;
+        let number: u32 = self.writes.as_ref()?.base10_parse().ok()?;
+        let at = usize::try_from(number.checked_sub(self.oldest())?).ok()?;
+        let older = self.upgrades.get(at)?;
+        Some(quote! {
+            const WRITES: u32 = #number;
+            fn written_layout() -> u64 {
+                #home::layout_of(<#older as #home::Message>::form)
+            }
+            fn write(
+                &self,
+                schema: u32,
+                out: &mut #home::wire::Out<'_>,
+            ) -> ::core::result::Result<(), #home::wire::Unwritten> {
+                if schema == #number {
+                    return out.put(&<#older as ::core::convert::From<&Self>>::from(self));
+                }
+                out.put(self)
+            }
+        })
     }
 
     /// The version of the fields.
@@ -144,7 +199,7 @@ impl Options {
     /// How a state of any version that is known is read.
     fn reading(&self) -> Option<TokenStream> {
         let home = &self.home;
-        let oldest = self.schema() - u32::try_from(self.upgrades.len()).unwrap_or(0);
+        let oldest = self.oldest();
         let arms = self.upgrades.iter().enumerate().map(|(at, older)| {
             let version = oldest + u32::try_from(at).unwrap_or(0);
             let later = self.upgrades.iter().skip(at + 1);
@@ -279,7 +334,8 @@ fn entity_type(item: &DeriveInput, options: &Options) -> TokenStream {
         }
     });
     let group = group.as_ref().map(|group| group_of(home, group));
-    let (saved, schema, reading) = (options.policy(), options.schema(), options.reading());
+    let (saved, schema) = (options.policy(), options.schema());
+    let (reading, writing) = (options.reading(), options.writing());
     let form = message::form(item, home);
     let every_turn = options.saved.as_ref().is_some_and(|saved| saved.value() == "every_turn");
     let every_turn = every_turn.then(|| {
@@ -303,6 +359,7 @@ fn entity_type(item: &DeriveInput, options: &Options) -> TokenStream {
             const SCHEMA: u32 = #schema;
             #form
             #reading
+            #writing
             #group
         }
     }

@@ -42,6 +42,7 @@ use syn::{Attribute, DeriveInput, Error, Ident, Result, Token, Visibility};
 /// | `lag = "5s"` | how old what `write_behind` has not saved may be; 1 s without it |
 /// | `version = 3` | the version of its fields, which rises when they change; without it, one more than there are `upgrades` |
 /// | `upgrades(PlayerV1, PlayerV2)` | the messages that the type was in the versions before, oldest first. Each turns into the next one, and the last into the type, by `From` |
+/// | `writes = 1` | the version that states are written as, by `From<&Player>` of its type, where nothing of a later one is stored: for a program that runs beside the one before it |
 /// | `idle = "10m"` | how long an activation stays in memory without calls |
 /// | `serde` | `Serialize` and `Deserialize` too |
 ///

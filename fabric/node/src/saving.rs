@@ -64,6 +64,8 @@ struct Kept {
     owner: Owner,
     /// The version that is stored; 0 if there is none.
     stored: u64,
+    /// The schema version that it is written as.
+    schema: u32,
     /// The greatest one that was tried (**N28**).
     tried: u64,
     /// The checksum of the stored state; `None` if there is none, or it is not known.
@@ -102,8 +104,8 @@ enum Asked {
 #[derive(Debug, Default)]
 pub(crate) struct Saving {
     kept: Vec<Option<Box<Kept>>>,
-    /// The layout of each type, by its list.
-    layouts: Vec<u64>,
+    /// The layouts of each type, by its list: the present one, and that of the version that it writes.
+    layouts: Vec<(u64, u64)>,
     asked: BTreeMap<u64, Asked>,
     loads: usize,
     commits: usize,
@@ -128,7 +130,7 @@ impl Saving {
             return Self::default();
         }
         Self {
-            layouts: config.registry.entities().map(|info| (info.layout)()).collect(),
+            layouts: config.registry.entities().map(layouts).collect(),
             later: config.registry.entities().map(|_| VecDeque::new()).collect(),
             ..Self::default()
         }
@@ -141,6 +143,10 @@ impl Saving {
     fn has_room(&self) -> bool {
         self.commits < COMMITS_MAX && self.bytes < COMMITS_BYTES_MAX
     }
+}
+
+fn layouts(info: &TypeInfo) -> (u64, u64) {
+    ((info.layout)(), (info.written_layout)())
 }
 
 impl Core {
@@ -170,7 +176,18 @@ impl Core {
     fn layout_of(&self, place: u32) -> u64 {
         let saving = &mut *self.saving.borrow_mut();
         let list = saving.get(place).map(|kept| kept.list);
-        list.and_then(|list| saving.layouts.get(list).copied()).unwrap_or(0)
+        list.and_then(|list| saving.layouts.get(list)).map_or(0, |(present, _)| *present)
+    }
+
+    /// The schema version that the state at `place` is written as, and its layout.
+    fn written_as(&self, place: u32, present: u32) -> (u32, u64) {
+        let saving = &mut *self.saving.borrow_mut();
+        let Some((list, schema)) = saving.get(place).map(|kept| (kept.list, kept.schema)) else {
+            return (present, 0);
+        };
+        let layouts = saving.layouts.get(list);
+        let layout = layouts.map(|(own, written)| if schema == present { *own } else { *written });
+        (schema, layout.unwrap_or(0))
     }
 
     fn kept<R>(&self, place: u32, look: impl FnOnce(&mut Kept) -> R) -> Option<R> {

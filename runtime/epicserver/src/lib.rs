@@ -45,6 +45,7 @@ pub mod config;
 pub mod discovery;
 mod doctor;
 mod fabric;
+mod golden;
 mod node;
 mod program;
 mod store;
@@ -92,6 +93,7 @@ pub use epicserver_wire::{
     CallError, ChainId, EntityId, ErrorKind, NodeId, Progress, Ran, Time, limits,
 };
 pub use fabric::FabricError;
+pub use golden::golden;
 pub use node::{Builder, Node, NodeError};
 pub use store::StoreError;
 

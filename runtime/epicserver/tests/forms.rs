@@ -1,6 +1,7 @@
 //! What two nodes compare of a method before they call each other by it.
 
-use epicserver::__private::Form;
+use epicserver::__private::{Form, fields_of};
+use epicserver::Message;
 use epicserver::prelude::*;
 
 #[message]
@@ -51,4 +52,31 @@ fn a_message_names_its_fields_and_a_recursive_one_ends() {
 #[test]
 fn generic_messages_of_different_types_differ() {
     assert_ne!(Form::text_of::<Pair<u8>>(), Form::text_of::<Pair<u16>>());
+}
+
+/// What `Leaf` and `Tree` are, called otherwise.
+mod before {
+    use super::*;
+
+    #[message]
+    #[derive(Debug)]
+    pub(super) struct LeafV1 {
+        weight: u32,
+        owner: Ref<Forest>,
+    }
+
+    #[message]
+    #[derive(Debug)]
+    pub(super) enum TreeV1 {
+        Leaf(LeafV1),
+        Node { left: Box<Self>, right: Option<Box<Self>> },
+        Gone,
+    }
+}
+
+#[test]
+fn what_is_stored_does_not_say_what_its_types_are_called() {
+    let fields = fields_of(<Tree as Message>::form);
+    assert_eq!(fields, fields_of(<before::TreeV1 as Message>::form));
+    assert!(fields.contains("weight:u32,owner:Ref Forest,"), "{fields}");
 }

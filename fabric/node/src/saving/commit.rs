@@ -9,6 +9,7 @@
 //! When an activation ends (`collect`).
 
 use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 
 use epicserver_entity::{AnyCell, Desk, Policy, Unsaved};
@@ -195,8 +196,8 @@ impl Core {
         cell: &Rc<dyn AnyCell>,
         deleted: bool,
     ) -> Result<(Record, Vec<Row>, Option<u64>), NotWritten> {
-        let (schema, written_ms) = (self.schema_of(cell), self.wall_ms());
-        let layout = self.layout_of(place);
+        let (present, written_ms) = (self.schema_of(cell), self.wall_ms());
+        let (schema, layout) = self.written_as(place, present);
         let envelope = self.kept(place, |kept| Envelope {
             codec: <Rkyv as Codec<()>>::ID,
             layout,
@@ -226,7 +227,9 @@ impl Core {
         let agenda = agenda.flatten().unwrap_or_default();
         let mut written = Ok(());
         let record = Record::write_with(&name, &envelope, &agenda, |bytes| {
-            written = cell.write(&mut Out::heap(bytes));
+            // What makes an earlier version of a state is the user's.
+            let write = AssertUnwindSafe(|| cell.write(schema, &mut Out::heap(bytes)));
+            written = catch_unwind(write).unwrap_or(Err(Unsaved::Panicked));
         });
         written.map_err(NotWritten::State)?;
         let record = record?;

@@ -93,6 +93,21 @@ impl Watch {
         Some(slot)
     }
 
+    /// `slot` has something due, and is not this node's: it waits for a view by which it is.
+    fn park(&mut self, slot: Slot, due_ms: u64) {
+        self.busy.remove(&slot);
+        let due = self.due.entry(slot).or_insert(due_ms);
+        *due = (*due).min(due_ms);
+    }
+
+    /// Those that wait so are looked at again.
+    fn unpark(&mut self) {
+        let waits = |(slot, due_ms): (&Slot, &u64)| {
+            (!self.busy.contains_key(slot)).then_some((*due_ms, *slot))
+        };
+        self.order = self.due.iter().filter_map(waits).collect();
+    }
+
     /// `slot` is not looked at any more, and has something due at `again_ms`, if anything.
     fn leave(&mut self, slot: Slot, again_ms: Option<u64>) {
         self.busy.remove(&slot);
@@ -149,17 +164,19 @@ impl Core {
             if self.is_stopping() {
                 return;
             }
-            if watch.anew <= self.time() && !watch.reads {
+            // One shard reads for all, and tells the others.
+            let reads = self.shard_id() == ShardId::new(0) && !watch.reads;
+            if reads && watch.anew <= self.time() {
                 (watch.anew, watch.reads) = (self.time() + ANEW, true);
                 asks.extend(heads(watch.classes.first().copied(), None));
             }
             while let Some(slot) = watch.next(now_ms) {
-                if self.watches(slot) {
+                if self.has_slot(slot) {
                     let range = Range::Due { slot, until_ms: u64::MAX };
                     let op = Op::Scan { range, after: None, limit: CALLS_MAX };
                     asks.push((op, Asked::Due(slot)));
                 } else {
-                    watch.leave(slot, None);
+                    watch.park(slot, now_ms);
                 }
             }
         }
@@ -179,7 +196,8 @@ impl Core {
         }
         let first = watch.order.first().filter(|_| watch.busy.len() < WATCHED_MAX);
         let first = first.map(|(due_ms, _)| self.time_of(*due_ms));
-        let anew = (!watch.reads).then_some(watch.anew);
+        let reads = self.shard_id() == ShardId::new(0) && !watch.reads;
+        let anew = reads.then_some(watch.anew);
         first.into_iter().chain(anew).min()
     }
 
@@ -194,6 +212,7 @@ impl Core {
         let watch = &mut *self.watch.borrow_mut();
         if !watch.classes.is_empty() {
             watch.anew = self.time();
+            watch.unpark();
         }
     }
 
@@ -203,19 +222,18 @@ impl Core {
         *self.watch.borrow_mut() = Watch { classes, ..Watch::default() };
     }
 
-    /// Whether it is this shard that watches `slot`, and this node that has it.
-    fn watches(&self, slot: Slot) -> bool {
-        let mine = self.watcher_of(slot) == self.shard_id();
+    /// Whether it is this node that has `slot`.
+    fn has_slot(&self, slot: Slot) -> bool {
         let realm = self.realm.borrow();
         let served = || realm.ownership.as_ref()?.epoch_of(slot.class, slot.index);
-        mine && (!self.config.fabric || served().is_some())
+        !self.config.fabric || served().is_some()
     }
 
     fn watcher_of(&self, slot: Slot) -> ShardId {
         ShardId::new(slot.index % self.config.shards)
     }
 
-    /// Something of `slot` that is due at `due_ms` was saved.
+    /// Something of `slot` is due at `due_ms`: whoever watches it is told.
     pub(super) fn tell_watcher(&self, slot: Slot, due_ms: u64) {
         let to = self.watcher_of(slot);
         if to == self.shard_id() {
@@ -224,11 +242,9 @@ impl Core {
         self.effect(Effect::Send { to, message: Message::Due { slot, due_ms } });
     }
 
-    /// The same, where it is known.
+    /// The same, where it is known. Whether the slot is this node's is looked at when it is due: the view may come later.
     pub(crate) fn expect_reminder(&self, slot: Slot, due_ms: u64) {
-        if self.watches(slot) {
-            self.watch.borrow_mut().expect(slot, due_ms);
-        }
+        self.watch.borrow_mut().expect(slot, due_ms);
     }
 
     /// A page of what is due first in each slot of a class.
@@ -241,7 +257,9 @@ impl Core {
         };
         for row in rows {
             if let Some((slot, due_ms)) = row.ok().as_ref().and_then(|row| slot_of(&row.name())) {
-                self.expect_reminder(slot, due_ms);
+                if self.has_slot(slot) {
+                    self.tell_watcher(slot, due_ms);
+                }
             }
         }
         let ask = {
@@ -362,6 +380,17 @@ mod tests {
         assert!(watch.order.contains(&(7, slot(0))), "it may have more that is due");
         watch.leave(slot(1), None);
         assert!(!watch.due.contains_key(&slot(1)));
+    }
+
+    #[test]
+    fn what_is_due_in_a_slot_that_is_not_yet_the_nodes_waits_for_the_view() {
+        let mut watch = Watch::default();
+        watch.expect(slot(0), 5);
+        assert_eq!(watch.next(6), Some(slot(0)));
+        watch.park(slot(0), 6);
+        assert_eq!(watch.next(100), None);
+        watch.unpark();
+        assert_eq!(watch.next(100), Some(slot(0)));
     }
 
     #[test]

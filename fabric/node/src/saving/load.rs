@@ -2,6 +2,7 @@
 //!
 //! # Invariants
 //! - **N30** Nobody enters an activation before its state is there: what was stored, or, where nothing is, a new one.
+//! - **N40** A state is never written as an earlier schema version than the one that is stored.
 //!
 //! # Not here
 //! Making a new state (`collect`).
@@ -33,6 +34,7 @@ impl Core {
             list,
             owner: self.owner_of(cell.id(), saves),
             stored: 0,
+            schema: info.writes,
             tried: 0,
             sum: None,
             op: None,
@@ -173,10 +175,12 @@ impl Core {
             None => return self.abandon(desk, place, ErrorKind::ActivationFailed),
         }
         let version = envelope.version;
+        let written = self.schema_after(cell, schema);
         // What was upgraded is another state.
-        let sum = (schema == self.schema_of(cell)).then(|| record.content_sum());
+        let sum = (schema == written).then(|| record.content_sum());
         self.kept(place, |kept| {
             (kept.stage, kept.stored, kept.sum) = (Stage::Active, version, sum);
+            kept.schema = written;
             kept.tried = kept.tried.max(version);
         });
         self.count(|c| c.loaded += 1);
@@ -186,6 +190,13 @@ impl Core {
 
     pub(super) fn schema_of(&self, cell: &Rc<dyn AnyCell>) -> u32 {
         self.config.registry.entity(cell.id().type_id()).map_or(0, |info| info.schema)
+    }
+
+    /// The schema version that a state is written as of which `stored` was loaded: never an earlier one, which would lose what
+    /// that has not (**N40**).
+    fn schema_after(&self, cell: &Rc<dyn AnyCell>, stored: u32) -> u32 {
+        let info = self.config.registry.entity(cell.id().type_id());
+        info.map_or(0, |info| if stored <= info.writes { info.writes } else { info.schema })
     }
 
     /// A state is there, new or loaded: if it is saved, it is known from now on when it changes. Says whether it is.

@@ -1,6 +1,6 @@
 use epicserver::prelude::*;
 
-#[entity(saved = "write_behind", lag = "500ms", version = 7, upgrades(PlayerV1))]
+#[entity(saved = "write_behind", lag = "500ms", version = 7, upgrades(PlayerV1), writes = 6)]
 #[derive(Default)]
 pub struct Player {
     score: u32,
@@ -21,6 +21,12 @@ pub struct PlayerV1 {
 impl From<PlayerV1> for Player {
     fn from(old: PlayerV1) -> Self {
         Self { score: old.points }
+    }
+}
+
+impl From<&Player> for PlayerV1 {
+    fn from(new: &Player) -> Self {
+        Self { points: new.score }
     }
 }
 
