@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use epicserver_wire::uuid::Uuid;
 use epicserver_wire::{CallError, ChainId, ErrorKind, Ran, Time, Token, limits};
 
 use crate::cell::AnyCell;
@@ -192,8 +193,8 @@ impl<M: Method> Call<M> {
 
     /// Gives the call an id by which it is known again: of all calls of the entity that have this id, the method runs for the
     /// first that comes, and the others get the reply that it gave, also when the caller or the entity's node has died in between.
-    /// So a call whose outcome is not known may be sent again. An [`Uuid`](epicserver_wire::uuid::Uuid) that is drawn once for what is
-    /// wanted serves; it has to be another one for each method.
+    /// So a call whose outcome is not known may be sent again. It is drawn once for what is wanted, and has to be another one for
+    /// each method.
     ///
     /// For methods of one turn and `#[exclusive]` ones of entities that are saved at `"every_turn"`; others do not compile. An entity
     /// keeps the replies of its last 1,000 such calls, each for a day. A method that has failed by an error of its own
@@ -202,12 +203,12 @@ impl<M: Method> Call<M> {
     /// # Errors
     /// When awaited: [`ErrorKind::StoreUnavailable`] where the node has no store, or it does not answer; [`ErrorKind::Malformed`] if
     /// the id was given to a call of another method.
-    pub fn request_id(mut self, id: impl Into<u128>) -> Self
+    pub fn request_id(mut self, id: Uuid) -> Self
     where
         M: Repeatable,
         M::Entity: EveryTurn,
     {
-        let id = id.into();
+        let id = id.as_u128();
         if let Some(desk) = self.at_desk() {
             desk.amend_request(self.ticket.token(), |request| request.set_request_id(id));
         } else if let Some(Elsewhere::Outside(outside)) = self.elsewhere.as_deref_mut()

@@ -256,10 +256,9 @@ impl Core {
             return;
         };
         for row in rows {
-            if let Some((slot, due_ms)) = row.ok().as_ref().and_then(|row| slot_of(&row.name())) {
-                if self.has_slot(slot) {
-                    self.tell_watcher(slot, due_ms);
-                }
+            let first = row.ok().as_ref().and_then(|row| slot_of(&row.name()));
+            if let Some((slot, due_ms)) = first.filter(|(slot, _)| self.has_slot(*slot)) {
+                self.tell_watcher(slot, due_ms);
             }
         }
         let ask = {

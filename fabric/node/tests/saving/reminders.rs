@@ -111,13 +111,13 @@ const BEGAN: u64 = 1_000_000;
 
 fn bench() -> Bench {
     Bench::new(|registry| {
-        registry.add::<Clock>().unwrap();
-        registry.add::<Slow>().unwrap();
+        registry.add::<Clock>().expect("it has a name of its own");
+        registry.add::<Slow>().expect("it has a name of its own");
     })
 }
 
 fn heard(bench: &mut Bench) -> Vec<(String, u64, u64)> {
-    bench.run(async |pool| pool.get::<Clock>("wall").heard().await).unwrap()
+    bench.run(async |pool| pool.get::<Clock>("wall").heard().await).expect("it runs")
 }
 
 fn clock(pool: &epicserver_entity::Pool) -> Ref<Clock> {

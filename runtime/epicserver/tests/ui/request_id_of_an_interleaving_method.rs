@@ -14,7 +14,7 @@ impl Account {
 }
 
 async fn pay(account: Ref<Account>) -> Result<()> {
-    account.pay().request_id(7_u128).await
+    account.pay().request_id(Uuid::from_u128(7)).await
 }
 
 fn main() {
