@@ -1,0 +1,58 @@
+//! Entities that are saved, and loaded again.
+//!
+//! # Not here
+//! What a process finds when its machine comes back: tests of stores.
+
+use crate::case::{Better, Case};
+use crate::floors::{raw_log, raw_redb};
+use crate::ours::store::{self, Batch, CALLERS, COLD, GROUP};
+
+const SUITE: &str = "store";
+
+pub(crate) fn cases() -> Vec<Case> {
+    vec![write_behind_rate(), every_turn_rate(), cold_call()]
+}
+
+fn write_behind_rate() -> Case {
+    let batch = Batch::new(GROUP);
+    Case {
+        suite: SUITE,
+        case: "write_behind_rate",
+        unit: "ent/s",
+        better: Better::Higher,
+        cpus: 2,
+        ours: Some(Box::new(store::write_behind(&batch))),
+        floors: vec![
+            ("raw_redb", Box::new(raw_redb::rate(2 * GROUP, &batch))),
+            ("raw_log", Box::new(raw_log::rate(&batch))),
+        ],
+    }
+}
+
+fn every_turn_rate() -> Case {
+    let batch = Batch::new(CALLERS);
+    Case {
+        suite: SUITE,
+        case: "every_turn_rate",
+        unit: "calls/s",
+        better: Better::Higher,
+        cpus: 2,
+        ours: Some(Box::new(store::every_turn(&batch))),
+        floors: vec![
+            ("raw_redb", Box::new(raw_redb::rate(CALLERS, &batch))),
+            ("raw_log", Box::new(raw_log::rate(&batch))),
+        ],
+    }
+}
+
+fn cold_call() -> Case {
+    Case {
+        suite: SUITE,
+        case: "cold_call",
+        unit: "ns",
+        better: Better::Lower,
+        cpus: 2,
+        ours: Some(Box::new(store::cold_call())),
+        floors: vec![("raw_get", Box::new(raw_redb::get(COLD)))],
+    }
+}
