@@ -91,6 +91,8 @@ pub(crate) struct Saving {
     next: u64,
     /// Loads that wait for room.
     unsent: VecDeque<(u64, Op)>,
+    /// The commit that is asked next, as far as it is known.
+    gathered: Option<commit::Gathered>,
     /// Places to be saved as soon as there is room.
     soon: VecDeque<u32>,
     /// Places to be saved at a time, by list.
@@ -157,24 +159,17 @@ impl Core {
         self.saving.borrow_mut().get(place).map(look)
     }
 
-    /// Asks the store, at once if there is room, else before anything that is asked later.
-    fn ask_store(&self, op: Op, asked: Asked) -> u64 {
+    /// Asks for what is stored of the activation at `place`, at once if there is room, else before anything that is asked later.
+    fn ask_load(&self, op: Op, place: u32) -> u64 {
         let saving = &mut *self.saving.borrow_mut();
         saving.next += 1;
         let id = saving.next;
-        match &asked {
-            Asked::Load(_) if saving.loads >= LOADS_MAX => {
-                saving.asked.insert(id, asked);
-                saving.unsent.push_back((id, op));
-                return id;
-            }
-            Asked::Load(_) => saving.loads += 1,
-            Asked::Commit(_, bytes) => {
-                saving.commits += 1;
-                saving.bytes += bytes;
-            }
+        saving.asked.insert(id, Asked::Load(place));
+        if saving.loads >= LOADS_MAX {
+            saving.unsent.push_back((id, op));
+            return id;
         }
-        saving.asked.insert(id, asked);
+        saving.loads += 1;
         self.effect(Effect::Store { id: OpId(id), op });
         id
     }
@@ -229,6 +224,7 @@ impl Core {
         let saving = &mut *self.saving.borrow_mut();
         saving.asked.clear();
         saving.unsent.clear();
+        saving.gathered = None;
         saving.soon.clear();
         saving.later.iter_mut().for_each(VecDeque::clear);
         (saving.loads, saving.commits, saving.bytes) = (0, 0, 0);
@@ -238,7 +234,7 @@ impl Core {
     /// Whether nothing is asked of the store, and nothing waits to be.
     pub(crate) fn is_saved(&self) -> bool {
         let saving = self.saving.borrow();
-        saving.asked.is_empty() && saving.soon.is_empty()
+        saving.asked.is_empty() && saving.gathered.is_none() && saving.soon.is_empty()
     }
 
     /// The store did not carry something out. Says it when it begins.

@@ -12,7 +12,7 @@ use epicserver_entity::{AnyCell, Desk, Policy, Stored, TypeInfo};
 use epicserver_record::{Answer, Found, Op, Record, Trouble, checksum};
 use epicserver_wire::{Codec, ErrorKind, Path, Rkyv};
 
-use super::{Asked, Kept, Stage};
+use super::{Kept, Stage};
 use crate::core::Core;
 use crate::{Effect, Notice};
 
@@ -60,7 +60,7 @@ impl Core {
         };
         self.table.borrow_mut().set_shut(place, true);
         let Some(owner) = self.kept(place, |kept| kept.owner) else { return };
-        let id = self.ask_store(Op::Load { entity, claim: Some(owner) }, Asked::Load(place));
+        let id = self.ask_load(Op::Load { entity, claim: Some(owner) }, place);
         self.kept(place, |kept| (kept.stage, kept.op) = (Stage::Loading(path), Some((id, None))));
     }
 
