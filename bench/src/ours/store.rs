@@ -15,18 +15,23 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use epicserver::Config;
-use epicserver::config::StoreKind;
+use epicserver::config::{Secret, StoreKind};
 use epicserver::prelude::*;
+use hdrhistogram::Histogram;
 use redb::{Database, ReadableDatabase as _, TableDefinition};
 use rustix::thread::{CpuSet, sched_setaffinity};
 
 use crate::case::{Effort, Failure, Round, Sample};
-use entities::{Account, Crowd, Page};
+use crate::floors::raw_pg::{self, Served};
+use entities::{Account, Busy, Bystander, Crowd, Meanwhile, Page, Plain};
 
 /// Entities that change together in `write_behind_rate`: while some are written, as many others change.
 pub(crate) const GROUP: u32 = 4096;
+/// The same where a server writes them, and where calls to others are timed meanwhile.
+pub(crate) const SMALL_GROUP: u32 = 1024;
 /// Callers in `every_turn_rate`, each of an entity of its own.
 pub(crate) const CALLERS: u32 = 1000;
 /// Entities that are called in turn in `cold_call`.
@@ -74,36 +79,43 @@ impl Drop for Folder {
 
 /// How many records ours has made durable at a time, on average (**B8**).
 #[derive(Clone, Debug)]
-pub(crate) struct Batch(Arc<AtomicU64>);
+pub(crate) struct Batch(Arc<AtomicU64>, u32);
 
 impl Batch {
-    /// Until ours was measured it is `records`.
+    /// At most so many, and that until ours was measured.
     pub(crate) fn new(records: u32) -> Self {
-        Self(Arc::new(AtomicU64::new(records.into())))
+        Self(Arc::new(AtomicU64::new(records.into())), records)
     }
 
     pub(crate) fn records(&self) -> Result<u32, Failure> {
         Ok(u32::try_from(self.0.load(Ordering::Relaxed))?)
     }
 
-    pub(crate) fn set(&self, records: u64) {
-        self.0.store(records.max(1), Ordering::Relaxed);
+    /// No more than changes at a time.
+    fn set(&self, records: u64) {
+        self.0.store(records.clamp(1, self.1.into()), Ordering::Relaxed);
     }
 }
 
 /// A file of the embedded store that lasts for all rounds of a case.
 pub(crate) struct Stored {
     folder: Folder,
-    /// Transactions that it takes to load all entities and to save them once.
+    /// Transactions that it takes to load all entities and to save them once, about.
     loading: u64,
+    /// What was saved in all rounds, and in how many transactions beside those.
+    saved: (u64, u64),
 }
 
 impl Stored {
     /// A file that has what `load` saves.
-    fn new(load: impl AsyncFnOnce(Pool) -> Result<()> + Send + 'static) -> Result<Self, Failure> {
-        let mut stored = Self { folder: Folder::new()?, loading: 0 };
+    fn new(
+        load: impl AsyncFnOnce(Pool) -> Result<()> + Clone + Send + 'static,
+    ) -> Result<Self, Failure> {
+        let mut stored = Self { folder: Folder::new()?, loading: 0, saved: (0, 0) };
+        stored.run(load.clone())??;
+        let before = stored.transactions()?;
         stored.run(load)??;
-        stored.loading = stored.transactions()?;
+        stored.loading = stored.transactions()? - before;
         Ok(stored)
     }
 
@@ -124,6 +136,21 @@ impl Stored {
         run_node(&self.config()?, task)
     }
 
+    /// The same with a task that says how much it has saved once all was loaded, of which `batch` learns (**B8**).
+    fn measure(
+        &mut self,
+        batch: &Batch,
+        task: impl AsyncFnOnce(Pool) -> Result<(Sample, u64), Failure> + Send + 'static,
+    ) -> Result<Sample, Failure> {
+        let before = self.transactions()?;
+        let (sample, count) = self.run(task)??;
+        let transactions = (self.transactions()? - before).saturating_sub(self.loading);
+        self.saved.0 += count;
+        self.saved.1 += transactions;
+        batch.set(self.saved.0 / self.saved.1.max(1));
+        Ok(sample)
+    }
+
     /// The number of the last transaction that the file has: the store keeps it there.
     fn transactions(&self) -> Result<u64, Failure> {
         const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
@@ -139,8 +166,9 @@ fn run_node<R: Send + 'static>(
     config: &Config,
     task: impl AsyncFnOnce(Pool) -> R + Send + 'static,
 ) -> Result<R, Failure> {
-    let builder = Node::builder().entity::<Page>().entity::<Account>().entity::<Crowd>();
-    let node = builder.config(config).start()?;
+    let builder = Node::builder().config(config).entity::<Page>().entity::<Account>();
+    let builder = builder.entity::<Crowd>().entity::<Plain>().entity::<Bystander>();
+    let node = builder.entity::<Busy>().start()?;
     let result = node.run(task)?;
     if !node.stop() {
         return Err("calls were still under way at the end".into());
@@ -176,7 +204,8 @@ async fn load(pages: &[Ref<Page>]) -> Result<()> {
 
 /// Entities a second that are made durable while as many others change.
 async fn save_in_turn(pages: &[Ref<Page>], round: &Round) -> Result<(Sample, u64), Failure> {
-    let (one, other) = pages.split_at(GROUP as usize);
+    let (one, other) = pages.split_at(pages.len() / 2);
+    let both = u32::try_from(pages.len())?;
     let (mut laps, mut count) = (round.laps(), 0);
     while laps.begin() {
         for (now, before) in [(one, other), (other, one)] {
@@ -186,8 +215,8 @@ async fn save_in_turn(pages: &[Ref<Page>], round: &Round) -> Result<(Sample, u64
             // They are saved in the order in which they have changed, and that of these has long begun.
             before.last().ok_or("a group has a page")?.saved().await?;
         }
-        laps.end(2 * GROUP);
-        count += u64::from(2 * GROUP);
+        laps.end(both);
+        count += u64::from(both);
     }
     Ok((laps.rate()?, count))
 }
@@ -205,16 +234,11 @@ pub(crate) fn write_behind(batch: &Batch) -> impl FnMut(&Round) -> Result<Sample
                 empty.insert(Stored::new(async |pool| load(&pages(&pool, 2 * GROUP)).await)?)
             }
         };
-        let before = stored.transactions()?;
-        let measured = stored.run(async move |pool| {
+        stored.measure(&batch, async move |pool| {
             let pages = pages(&pool, 2 * GROUP);
             load(&pages).await?;
             save_in_turn(&pages, &round).await
-        });
-        let (sample, count) = measured??;
-        let transactions = stored.transactions()? - before;
-        batch.set(count / transactions.saturating_sub(stored.loading).max(1));
-        Ok(sample)
+        })
     }
 }
 
@@ -231,8 +255,7 @@ pub(crate) fn every_turn(batch: &Batch) -> impl FnMut(&Round) -> Result<Sample, 
                 empty.insert(Stored::new(async |pool| pool.get::<Crowd>(0).once(CALLERS).await)?)
             }
         };
-        let before = stored.transactions()?;
-        let measured = stored.run(async move |pool| {
+        stored.measure(&batch, async move |pool| {
             let crowd = pool.get::<Crowd>(0);
             crowd.once(CALLERS).await?;
             crowd.begin(CALLERS).await?;
@@ -243,12 +266,8 @@ pub(crate) fn every_turn(batch: &Batch) -> impl FnMut(&Round) -> Result<Sample, 
                 count += u64::from(LAP_CALLS);
             }
             crowd.end().await?;
-            Ok::<_, Failure>((laps.rate()?, count))
-        });
-        let (sample, count) = measured??;
-        let transactions = stored.transactions()? - before;
-        batch.set(count / transactions.saturating_sub(stored.loading).max(1));
-        Ok(sample)
+            Ok((laps.rate()?, count))
+        })
     }
 }
 
@@ -282,4 +301,139 @@ pub(crate) fn cold_call() -> impl FnMut(&Round) -> Result<Sample, Failure> {
             laps.time()
         })?
     }
+}
+
+/// The same on a server of PostgreSQL, which lasts for all rounds of a case.
+pub(crate) fn pg_write_behind(
+    server: &Served,
+    batch: &Batch,
+) -> impl FnMut(&Round) -> Result<Sample, Failure> + use<> {
+    let (server, batch) = (server.clone(), batch.clone());
+    move |round| {
+        let database = server.database()?;
+        use_both_cpus(round)?;
+        let round = longer(round);
+        let folder = Folder::new()?;
+        let mut config = Config::load(None)?;
+        config.store.kind = StoreKind::Postgres;
+        config.store.servers = vec![Secret::new(&database.directly())];
+        config.node.shards = NonZeroUsize::new(1);
+        config.runtime.run_dir = Some(folder.file("run"));
+        let measured = run_node(&config, async move |pool| {
+            let pages = pages(&pool, 2 * SMALL_GROUP);
+            load(&pages).await?;
+            save_in_turn(&pages, &round).await
+        });
+        let (sample, _) = measured??;
+        batch.set(raw_pg::rows_a_transaction(&database, "epicserver.record")?);
+        Ok(sample)
+    }
+}
+
+/// Calls of a watch are this far apart: a shard that has nothing else to do does not sleep meanwhile.
+const PERIOD: Duration = Duration::from_micros(250);
+/// What changes at a modest rate: 2,000 entities a second.
+const MODEST: (u32, Duration) = (8, Duration::from_millis(4));
+
+/// How fast entities change while somebody calls another one.
+#[derive(Clone, Debug)]
+pub(crate) enum Pace {
+    /// 2,000 a second.
+    Modest,
+    /// As fast as they can be saved; how long that takes a group, in microseconds, is kept for what is measured beside it.
+    Full(Arc<AtomicU64>),
+}
+
+impl Pace {
+    pub(crate) fn full() -> Self {
+        Self::Full(Arc::new(AtomicU64::new(15_000)))
+    }
+
+    fn saved(&self) -> Meanwhile {
+        match self {
+            Self::Modest => Meanwhile::Pages(MODEST.0, MODEST.1),
+            Self::Full(_) => Meanwhile::Groups(SMALL_GROUP),
+        }
+    }
+
+    fn unsaved(&self) -> Meanwhile {
+        match self {
+            Self::Modest => Meanwhile::Plain(MODEST.0, MODEST.1),
+            Self::Full(us) => {
+                Meanwhile::Plain(SMALL_GROUP, Duration::from_micros(us.load(Ordering::Relaxed)))
+            }
+        }
+    }
+
+    fn learn(&self, took: Duration, groups: u64) {
+        if let Self::Full(us) = self {
+            let each = took.as_micros() / u128::from(groups.max(1));
+            us.store(u64::try_from(each).unwrap_or(u64::MAX), Ordering::Relaxed);
+        }
+    }
+}
+
+/// The slowest in a hundred of calls to an entity that is not saved, in nanoseconds, while others of its shard are.
+pub(crate) fn call_beside_saving(
+    pace: &Pace,
+) -> impl FnMut(&Round) -> Result<Sample, Failure> + use<> {
+    let pace = pace.clone();
+    let mut stored = None;
+    move |round| {
+        use_both_cpus(round)?;
+        let (round, meanwhile) = (longer(round), pace.saved());
+        let stored = match &mut stored {
+            Some(stored) => stored,
+            empty @ None => {
+                empty.insert(Stored::new(async |pool| load(&pages(&pool, 2 * SMALL_GROUP)).await)?)
+            }
+        };
+        let measured = stored.run(async move |pool| {
+            load(&pages(&pool, 2 * SMALL_GROUP)).await?;
+            watch(&pool, meanwhile, &round).await
+        });
+        let (sample, took, groups) = measured??;
+        pace.learn(took, groups);
+        Ok(sample)
+    }
+}
+
+/// The same while as many others change that are not saved, on a node without a store.
+pub(crate) fn call_without_saving(
+    pace: &Pace,
+) -> impl FnMut(&Round) -> Result<Sample, Failure> + use<> {
+    let pace = pace.clone();
+    move |round| {
+        use_both_cpus(round)?;
+        let (round, meanwhile) = (longer(round), pace.unsaved());
+        let folder = Folder::new()?;
+        let mut config = Config::load(None)?;
+        config.node.shards = NonZeroUsize::new(1);
+        config.runtime.run_dir = Some(folder.file("run"));
+        let measured = run_node(&config, async move |pool| watch(&pool, meanwhile, &round).await);
+        Ok(measured??.0)
+    }
+}
+
+/// Calls at even intervals. How late answers come counts from when each call was to be made, so one that is slow does not hide
+/// those that would have been made meanwhile.
+async fn watch(
+    pool: &Pool,
+    meanwhile: Meanwhile,
+    round: &Round,
+) -> Result<(Sample, Duration, u64), Failure> {
+    let (one, other) = (pool.get::<Bystander>(0), pool.get::<Bystander>(1));
+    let busy = pool.get::<Busy>(0);
+    let (kind, count, pause_us) = meanwhile.parts();
+    let period = u64::try_from(PERIOD.as_micros())?;
+    let calls = |time: Duration| u32::try_from(time.as_micros() / PERIOD.as_micros());
+    let began = Instant::now();
+    busy.begin(kind, count, pause_us).await?;
+    one.watch(other.clone(), calls(round.effort.warm_up)?, period).await?;
+    let late = one.watch(other, calls(round.effort.measured)?, period).await?;
+    let rounds = busy.end().await?;
+    let mut latencies = Histogram::new_with_max(60_000_000_000, 3)?;
+    late.into_iter().for_each(|nanos| latencies.saturating_record(nanos));
+    let value = latencies.value_at_quantile(0.99) as f64;
+    Ok((Sample { value, latencies: Some(latencies) }, began.elapsed(), rounds))
 }

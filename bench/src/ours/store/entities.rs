@@ -3,6 +3,8 @@
 //! # Not here
 //! How they are set up and timed: `store`.
 
+use std::time::{Duration, Instant};
+
 use epicserver::prelude::*;
 
 /// The state of all that is saved.
@@ -134,5 +136,145 @@ async fn wait(cx: &Cx<Crowd>, is_over: impl Fn(&Crowd) -> bool) -> Result<()> {
             return Ok(());
         }
         cx.event("answered").wait().await?;
+    }
+}
+
+/// What a page is, but for being saved.
+#[entity(key = u64, saved = "never")]
+#[derive(Default)]
+pub(crate) struct Plain {
+    bytes: Kibibyte,
+}
+
+#[entity]
+impl Plain {
+    pub fn write(&mut self) {
+        change(&mut self.bytes);
+    }
+}
+
+/// Has nothing to do with what is saved.
+#[entity(key = u64, saved = "never")]
+#[derive(Default)]
+pub(crate) struct Bystander {
+    calls: u64,
+}
+
+#[entity]
+impl Bystander {
+    pub fn bump(&mut self) -> u64 {
+        self.calls += 1;
+        self.calls
+    }
+
+    /// Calls another one `calls` times, one call a `period_us`; says how late each was answered, in nanoseconds after it was
+    /// to be made.
+    pub async fn watch(
+        cx: Cx<Self>,
+        other: Ref<Self>,
+        calls: u32,
+        period_us: u64,
+    ) -> Result<Vec<u64>> {
+        let period = Duration::from_micros(period_us);
+        let mut late = Vec::with_capacity(usize::try_from(calls).unwrap_or(0));
+        let mut due = Instant::now();
+        for _ in 0..calls {
+            due += period;
+            cx.sleep(due.saturating_duration_since(Instant::now())).await?;
+            other.bump().await?;
+            late.push(u64::try_from(due.elapsed().as_nanos()).unwrap_or(u64::MAX));
+        }
+        Ok(late)
+    }
+}
+
+/// What changes meanwhile.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Meanwhile {
+    /// So many pages, and again after each pause.
+    Pages(u32, Duration),
+    /// So many of what is not saved, and again after each pause.
+    Plain(u32, Duration),
+    /// Groups of so many pages, each once that before the last is durable.
+    Groups(u32),
+}
+
+/// Changes entities until it is told to end.
+#[entity(key = u64, saved = "never")]
+#[derive(Default)]
+pub(crate) struct Busy {
+    ends: bool,
+    rounds: u64,
+    failed: Option<CallError>,
+}
+
+#[entity]
+impl Busy {
+    /// `kind` and the others are a [`Meanwhile`].
+    pub async fn begin(cx: Cx<Self>, kind: u8, count: u32, pause_us: u64) {
+        cx.spawn(async move |cx: Cx<Self>| {
+            let meanwhile = Meanwhile::of_parts(kind, count, pause_us);
+            let mut done = Ok(());
+            while done.is_ok() && !cx.with(|busy| busy.ends) {
+                let round = cx.with(|busy| busy.rounds);
+                done = change_all(&cx, meanwhile, round).await;
+                cx.with(|busy| busy.rounds += 1);
+            }
+            cx.with(|busy| busy.failed = done.err());
+            cx.event("ended").set();
+        });
+    }
+
+    /// Ends it; says how often all were changed.
+    pub async fn end(cx: Cx<Self>) -> Result<u64> {
+        cx.with(|busy| busy.ends = true);
+        cx.event("ended").wait().await?;
+        cx.with(|busy| busy.failed.take().map_or(Ok(busy.rounds), Err))
+    }
+}
+
+async fn change_all(cx: &Cx<Busy>, meanwhile: Meanwhile, round: u64) -> Result<()> {
+    match meanwhile {
+        Meanwhile::Pages(count, pause) => {
+            for key in 0..u64::from(count) {
+                cx.pool().get::<Page>(key).write().await?;
+            }
+            cx.sleep(pause).await
+        }
+        Meanwhile::Plain(count, pause) => {
+            for key in 0..u64::from(count) {
+                cx.pool().get::<Plain>(key).write().await?;
+            }
+            cx.sleep(pause).await
+        }
+        Meanwhile::Groups(count) => {
+            let count = u64::from(count);
+            let first = round % 2 * count;
+            for key in first..first + count {
+                cx.pool().get::<Page>(key).write().await?;
+            }
+            let last_of_other = (round + 1) % 2 * count + count - 1;
+            cx.pool().get::<Page>(last_of_other).saved().await
+        }
+    }
+}
+
+impl Meanwhile {
+    pub(crate) fn parts(self) -> (u8, u32, u64) {
+        let us = |pause: Duration| u64::try_from(pause.as_micros()).unwrap_or(u64::MAX);
+        match self {
+            Self::Pages(count, pause) => (0, count, us(pause)),
+            Self::Plain(count, pause) => (1, count, us(pause)),
+            Self::Groups(count) => (2, count, 0),
+        }
+    }
+
+    fn of_parts(kind: u8, count: u32, pause_us: u64) -> Self {
+        let pause = Duration::from_micros(pause_us);
+        match kind {
+            0 => Self::Pages(count, pause),
+            1 => Self::Plain(count, pause),
+            _ => Self::Groups(count),
+        }
     }
 }
