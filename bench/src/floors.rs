@@ -9,6 +9,9 @@
 pub(crate) mod boxed_async_fn;
 pub(crate) mod cache_line;
 pub(crate) mod perftest;
+pub(crate) mod raw_log;
+pub(crate) mod raw_pg;
+pub(crate) mod raw_redb;
 pub(crate) mod raw_ring;
 pub(crate) mod raw_tcp;
 pub(crate) mod raw_tipc;

@@ -21,6 +21,9 @@
 
 mod calibrate;
 mod case;
+#[expect(dead_code, reason = "its other settings are for tests")]
+#[path = "../../persistence/postgres/tests/common/mod.rs"]
+mod database;
 mod floors;
 mod laps;
 mod machine;

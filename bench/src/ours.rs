@@ -4,9 +4,10 @@
 //! - **B6** What is measured is user code's own loop: a task awaits calls as any program would.
 //!
 //! # Not here
-//! Floors, rounds, verdicts. Suite `remote`: the module of that name.
+//! Floors, rounds, verdicts. Suites `remote` and `store`: the modules of those names.
 
 pub(crate) mod remote;
+pub(crate) mod store;
 
 use std::num::NonZeroUsize;
 

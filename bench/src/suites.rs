@@ -5,6 +5,7 @@
 
 mod call;
 mod remote;
+mod store;
 mod tipc;
 mod verbs;
 
@@ -15,7 +16,7 @@ use crate::peer::Serve;
 use crate::probe::Probe;
 
 /// Every suite that the program knows.
-pub(crate) const NAMES: [&str; 4] = ["call", "remote", "tipc", "verbs"];
+pub(crate) const NAMES: [&str; 5] = ["call", "remote", "store", "tipc", "verbs"];
 
 /// Every probe that a case may run in a process of its own.
 pub(crate) const PROBES: [(&str, Probe); 2] =
@@ -38,6 +39,7 @@ pub(crate) fn cases(wanted: &str) -> Result<Vec<Case>, Failure> {
     let mut cases = match suite {
         "call" => call::cases(),
         "remote" => remote::cases(),
+        "store" => store::cases(),
         "tipc" => tipc::cases(),
         "verbs" => verbs::cases(),
         _ => return Err(format!("there is no suite {suite}").into()),

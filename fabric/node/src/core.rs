@@ -235,8 +235,13 @@ impl Core {
     }
 
     pub(crate) fn has_ready(&self) -> bool {
-        let waits = !self.ready.borrow().is_empty() || !self.backlog.borrow().is_empty();
+        let waits = self.has_turns_ready() || !self.backlog.borrow().is_empty();
         (waits || self.has_saves()) && !self.is_lapsed()
+    }
+
+    /// Whether a task or a mailbox is ready to run.
+    pub(crate) fn has_turns_ready(&self) -> bool {
+        !self.ready.borrow().is_empty()
     }
 
     #[inline]

@@ -113,6 +113,8 @@ pub(crate) struct Saving {
     next: u64,
     /// Loads that wait for room.
     unsent: VecDeque<(u64, Op)>,
+    /// The commit that is asked next, as far as it is known.
+    gathered: Option<commit::Gathered>,
     /// Places to be saved as soon as there is room.
     soon: VecDeque<u32>,
     /// Places to be saved at a time, by list.
@@ -194,24 +196,26 @@ impl Core {
         self.saving.borrow_mut().get(place).map(look)
     }
 
-    /// Asks the store, at once if there is room, else before anything that is asked later.
-    fn ask_store(&self, op: Op, asked: Asked) -> u64 {
+    /// Asks for what is stored of an activation, at once if there is room, else before anything of that kind that is asked later.
+    fn ask_load(&self, op: Op, asked: Asked) -> u64 {
         let saving = &mut *self.saving.borrow_mut();
         saving.next += 1;
         let id = saving.next;
-        match &asked {
-            Asked::Load(_) if saving.loads >= LOADS_MAX => {
-                saving.asked.insert(id, asked);
-                saving.unsent.push_back((id, op));
-                return id;
-            }
-            Asked::Load(_) => saving.loads += 1,
-            Asked::Commit(_, bytes) => {
-                saving.commits += 1;
-                saving.bytes += bytes;
-            }
-            Asked::Heads(_) | Asked::Due(_) | Asked::Answers(_) => {}
+        saving.asked.insert(id, asked);
+        if saving.loads >= LOADS_MAX {
+            saving.unsent.push_back((id, op));
+            return id;
         }
+        saving.loads += 1;
+        self.effect(Effect::Store { id: OpId(id), op });
+        id
+    }
+
+    /// Asks for reminders, of which there is a bounded number under way (**N36**).
+    fn ask_rows(&self, op: Op, asked: Asked) -> u64 {
+        let saving = &mut *self.saving.borrow_mut();
+        saving.next += 1;
+        let id = saving.next;
         saving.asked.insert(id, asked);
         self.effect(Effect::Store { id: OpId(id), op });
         id
@@ -224,12 +228,12 @@ impl Core {
             let saving = &mut *self.saving.borrow_mut();
             let asked = saving.asked.remove(&id);
             match &asked {
-                Some(Asked::Load(_)) => saving.loads -= 1,
+                Some(Asked::Load(_) | Asked::Answers(_)) => saving.loads -= 1,
                 Some(Asked::Commit(_, bytes)) => {
                     saving.commits -= 1;
                     saving.bytes -= bytes;
                 }
-                Some(Asked::Heads(_) | Asked::Due(_) | Asked::Answers(_)) | None => {}
+                Some(Asked::Heads(_) | Asked::Due(_)) | None => {}
             }
             asked
         };
@@ -270,6 +274,7 @@ impl Core {
         let saving = &mut *self.saving.borrow_mut();
         saving.asked.clear();
         saving.unsent.clear();
+        saving.gathered = None;
         saving.soon.clear();
         saving.later.iter_mut().for_each(VecDeque::clear);
         (saving.loads, saving.commits, saving.bytes) = (0, 0, 0);
@@ -280,7 +285,7 @@ impl Core {
     /// Whether nothing is asked of the store, and nothing waits to be.
     pub(crate) fn is_saved(&self) -> bool {
         let saving = self.saving.borrow();
-        saving.asked.is_empty() && saving.soon.is_empty()
+        saving.asked.is_empty() && saving.gathered.is_none() && saving.soon.is_empty()
     }
 
     /// The store did not carry something out. Says it when it begins.

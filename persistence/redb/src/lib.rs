@@ -26,7 +26,7 @@ use std::thread::JoinHandle;
 
 use book::Book;
 pub use book::OpenError;
-use epicserver_store::{Job, Keeper, Lane, Lanes, Op, Store, TooMany, Wake};
+use epicserver_store::{Door, Keeper, Lane, Lanes, Op, Store, TooMany, Wake};
 
 /// Which thread does what.
 const WRITER: usize = 0;
@@ -108,31 +108,28 @@ fn place(beside: &Path, path: &Path) -> io::Result<()> {
 /// The embedded store, until it is dropped.
 pub struct Redb {
     lanes: Lanes,
-    /// A way in for ops that others have taken; nobody routes to it.
-    door: Lane,
     threads: Vec<JoinHandle<()>>,
 }
 
 impl Redb {
     fn start(book: Book) -> io::Result<Self> {
-        let (lanes, ends) = Lanes::new(3, route);
-        let [writer, reader, door]: [Lane; 3] =
-            ends.try_into().map_err(|_| io::Error::other("three lanes were asked for"))?;
+        let (lanes, ends) = Lanes::new(2, route);
+        let [writer, reader]: [Lane; 2] =
+            ends.try_into().map_err(|_| io::Error::other("two lanes were asked for"))?;
         let book = Arc::new(book);
         let of_reader = Arc::clone(&book);
         let thread = |name: &str| std::thread::Builder::new().name(name.to_owned());
-        let mut redb = Self { lanes, door, threads: Vec::new() };
+        let mut redb = Self { lanes, threads: Vec::new() };
         redb.threads.push(thread("epic-store").spawn(move || writing::run(writer, &book))?);
         redb.threads
             .push(thread("epic-store-read").spawn(move || reading::run(reader, &of_reader))?);
         Ok(redb)
     }
 
-    /// Has `job` carried out and answered, as if a handle of this store had taken it: for one that has handles of its own and
-    /// keeps their bounds. Does not block.
-    pub fn pass_on(&self, job: Job) {
-        let to = route(&job.op);
-        self.door.pass_on(job, to);
+    /// A way in for ops that others have taken, which may outlive the store.
+    #[must_use]
+    pub fn door(&self) -> Door {
+        self.lanes.door()
     }
 }
 

@@ -9,7 +9,7 @@
 //! # Not here
 //! The file: `book`.
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::path::Path;
 
 use epicserver_store::limits::{GROUP_BYTES_MAX, GROUP_OPS_MAX, PURGE_MAX};
@@ -56,7 +56,7 @@ fn answer(tickets: Vec<Ticket>, answers: Answers) {
 pub(crate) struct Writer<'a> {
     book: &'a Book,
     /// WR1.
-    owners: BTreeMap<u32, Owner>,
+    owners: HashMap<u32, Owner>,
     /// The number of the last transaction.
     group: u64,
 }
@@ -64,7 +64,7 @@ pub(crate) struct Writer<'a> {
 /// How a transaction has ended.
 enum Ended {
     /// It is durable, or there was nothing to write.
-    Done(Answers, BTreeMap<u32, Owner>),
+    Done(Answers, HashMap<u32, Owner>),
     /// It was not done.
     Left(Trouble),
     /// Nobody knows: its sync failed.
@@ -74,7 +74,7 @@ enum Ended {
 impl<'a> Writer<'a> {
     pub(crate) fn new(book: &'a Book) -> Self {
         let group = book.group().unwrap_or(0);
-        Self { book, owners: BTreeMap::new(), group }
+        Self { book, owners: HashMap::new(), group }
     }
 
     /// Carries out `ops`, in one transaction if it can be.
@@ -167,29 +167,29 @@ struct Tables<'t> {
     rows: Table<'t, &'static [u8], &'static [u8]>,
     owners: Table<'t, u32, &'static [u8]>,
     tombstones: Table<'t, (u64, &'static [u8]), ()>,
-    known: &'t BTreeMap<u32, Owner>,
+    known: &'t HashMap<u32, Owner>,
     /// Owners that this transaction has read or written.
-    claimed: BTreeMap<u32, Owner>,
+    claimed: HashMap<u32, Owner>,
     changed: bool,
 }
 
 impl<'t> Tables<'t> {
     fn open(
         transaction: &'t WriteTransaction,
-        known: &'t BTreeMap<u32, Owner>,
+        known: &'t HashMap<u32, Owner>,
     ) -> Result<Self, redb::Error> {
         Ok(Self {
             rows: transaction.open_table(ROWS)?,
             owners: transaction.open_table(OWNERS)?,
             tombstones: transaction.open_table(TOMBSTONES)?,
             known,
-            claimed: BTreeMap::new(),
+            claimed: HashMap::new(),
             changed: false,
         })
     }
 
     /// Whether anything is written, and what was learnt of owners.
-    fn finish(self) -> (bool, BTreeMap<u32, Owner>) {
+    fn finish(self) -> (bool, HashMap<u32, Owner>) {
         (self.changed, self.claimed)
     }
 

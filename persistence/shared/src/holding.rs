@@ -13,12 +13,11 @@ use std::sync::mpsc::TryRecvError;
 use std::time::{Duration, Instant};
 
 use epicserver_redb::{OpenError, Redb};
-use epicserver_store::limits::GROUP_OPS_MAX;
 use rustix::event::PollFlags;
 use rustix::fd::AsFd as _;
 
 use crate::Error;
-use crate::keeping::{Keeping, RETRY};
+use crate::keeping::{Keeping, RETRY, fitting};
 use crate::peers::{More, Peers};
 use crate::place::Seat;
 
@@ -89,18 +88,14 @@ impl Keeping {
     }
 
     fn serve(&mut self, listener: &UnixListener, peers: &mut Peers, redb: &Redb) {
+        let door = redb.door();
+        while let Some(job) = self.next_job() {
+            door.pass_on(job);
+        }
+        // KE1. A load need not wait for this thread to wake up. The lane is closed before the file is.
+        self.lane.lead_on(door, fitting);
         while !self.lane.is_closed() {
-            let mut more = More::Now;
-            for _ in 0..GROUP_OPS_MAX {
-                let Some(job) = self.next_job() else {
-                    more = More::Later;
-                    break;
-                };
-                redb.pass_on(job);
-            }
-            if round(Some(listener), peers, Some(redb)) == More::Now {
-                more = More::Now;
-            }
+            let more = round(Some(listener), peers, Some(redb));
             self.await_any(Some(listener), peers, more);
         }
     }

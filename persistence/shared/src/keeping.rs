@@ -262,7 +262,7 @@ fn is_gone(error: &io::Error) -> bool {
 }
 
 /// The op in a form that means the same in every process, if it is not too long to be sent to one.
-fn fitting(op: Op) -> Result<Op, Trouble> {
+pub(crate) fn fitting(op: Op) -> Result<Op, Trouble> {
     let bytes = op.bytes();
     if bytes > OP_BYTES_MAX {
         let why = format!("an op of {bytes} bytes, and {OP_BYTES_MAX} are the most");

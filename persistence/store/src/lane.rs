@@ -8,7 +8,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::thread::Thread;
 
@@ -88,10 +88,30 @@ impl fmt::Debug for Desk {
     }
 }
 
+/// What is made of an op before it goes on, or why it does not.
+pub type Fit = fn(Op) -> Result<Op, Trouble>;
+
+/// Where what comes to an inbox goes instead.
+struct Onwards {
+    to: Door,
+    fit: Fit,
+}
+
+impl Onwards {
+    fn pass(&self, Job { op, ticket }: Job) {
+        match (self.fit)(op) {
+            Ok(op) => self.to.pass_on(Job { op, ticket }),
+            Err(trouble) => ticket.answer(Err(trouble)),
+        }
+    }
+}
+
 /// What waits for one thread.
 #[derive(Default)]
 pub(crate) struct Inbox {
     jobs: Mutex<VecDeque<Job>>,
+    /// Set once, with `jobs` locked, so that nothing passes what came before.
+    onwards: OnceLock<Onwards>,
     waker: Mutex<Option<Waker>>,
     /// The thread has ended.
     gone: AtomicBool,
@@ -100,7 +120,16 @@ pub(crate) struct Inbox {
 impl Inbox {
     /// Puts `job` there; gives it back if the thread has ended.
     pub(crate) fn push(&self, job: Job) -> Result<(), Job> {
+        if let Some(onwards) = self.onwards.get() {
+            onwards.pass(job);
+            return Ok(());
+        }
         let mut jobs = lock(&self.jobs);
+        if let Some(onwards) = self.onwards.get() {
+            drop(jobs);
+            onwards.pass(job);
+            return Ok(());
+        }
         // Under the lock, so that none is put there after the last was taken out.
         if self.gone.load(Ordering::SeqCst) {
             return Err(job);
@@ -112,6 +141,13 @@ impl Inbox {
             self.rouse();
         }
         Ok(())
+    }
+
+    fn lead_on(&self, onwards: Onwards) {
+        let mut jobs = lock(&self.jobs);
+        jobs.drain(..).for_each(|job| onwards.pass(job));
+        // It is set once: the first one stays.
+        let _before = self.onwards.set(onwards);
     }
 
     pub(crate) fn rouse(&self) {
@@ -192,6 +228,12 @@ impl Lane {
         self.hall.closed.load(Ordering::SeqCst)
     }
 
+    /// What has come here and was not taken goes to `to`, and from now on all that comes does so at once, on the thread that
+    /// submits it. Only the first call does anything.
+    pub fn lead_on(&mut self, to: Door, fit: Fit) {
+        self.inbox().lead_on(Onwards { to, fit });
+    }
+
     /// Has `job` carried out by the thread numbered `to`.
     pub fn pass_on(&self, job: Job, to: usize) {
         // One that has ended: the ticket says so when it is dropped.
@@ -211,6 +253,24 @@ impl Drop for Lane {
     }
 }
 
+/// A way in for ops that others have taken.
+#[derive(Clone, Debug)]
+pub struct Door {
+    pub(crate) hall: Arc<Hall>,
+    pub(crate) route: fn(&Op) -> usize,
+}
+
+impl Door {
+    /// Has `job` carried out and answered, as if a handle of this store had taken it: for one that has handles of its own and
+    /// keeps their bounds. Does not block.
+    pub fn pass_on(&self, job: Job) {
+        let to = (self.route)(&job.op);
+        if let Err(Job { ticket, .. }) = self.hall.inboxes[to].push(job) {
+            ticket.answer(Err(Trouble::Unavailable("it was closed".to_owned())));
+        }
+    }
+}
+
 struct Parked(Thread);
 
 impl std::task::Wake for Parked {
@@ -221,4 +281,49 @@ impl std::task::Wake for Parked {
 
 pub(crate) fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
     of.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use epicserver_wire::NodeId;
+
+    use super::*;
+    use crate::{Lanes, Owner, Store as _};
+
+    fn claim(epoch: u64) -> Op {
+        Op::Claim { owner: Owner { node: NodeId::new(1), epoch }, slots: Vec::new() }
+    }
+
+    fn epochs(lane: &mut Lane) -> Vec<u64> {
+        let epoch = |job: Job| {
+            let Op::Claim { owner, .. } = job.op else { panic!("{:?}", job.op) };
+            owner.epoch
+        };
+        std::iter::from_fn(|| lane.try_next()).map(epoch).collect()
+    }
+
+    #[test]
+    fn what_is_led_on_goes_there_in_its_order_if_it_fits() {
+        let (near, mut first) = Lanes::new(1, |_| 0);
+        let (far, mut second) = Lanes::new(1, |_| 0);
+        let mut handle = near.handle(Wake::new(|| ())).unwrap();
+        handle.submit(OpId(1), claim(1)).unwrap();
+        handle.submit(OpId(2), claim(2)).unwrap();
+        let fit = |op| {
+            let fits = !matches!(op, Op::Purge { .. });
+            if fits { Ok(op) } else { Err(Trouble::Refused("it does not fit".to_owned())) }
+        };
+        first[0].lead_on(far.door(), fit);
+        handle.submit(OpId(3), claim(3)).unwrap();
+        handle.submit(OpId(4), Op::Purge { before_ms: 0 }).unwrap();
+        assert_eq!(epochs(&mut second[0]), [1, 2, 3]);
+        assert_eq!(epochs(&mut first[0]), [] as [u64; 0]);
+        drop(second);
+        handle.submit(OpId(5), claim(5)).unwrap();
+        let mut done = Vec::new();
+        handle.poll(&mut done);
+        let refused = |id| done.iter().any(|done| done.id == OpId(id) && done.result.is_err());
+        assert!(refused(4) && refused(5), "{done:?}");
+        assert_eq!(handle.unanswered(), 0, "what was taken out by hand was answered as unknown");
+    }
 }

@@ -35,7 +35,7 @@ pub use epicserver_record::{
     Page, Range, Record, Row, Save, Slot, TooLong, Trouble, Verify, World, check, checksum, judge,
     limits,
 };
-pub use lane::{Job, Lane, Ticket};
+pub use lane::{Door, Fit, Job, Lane, Ticket};
 pub use memory::Memory;
 pub use near::{Lanes, Near};
 pub use wake::Wake;

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use crate::lane::{Desk, Hall, Inbox, Job, Lane, Ticket};
+use crate::lane::{Desk, Door, Hall, Inbox, Job, Lane, Ticket};
 use crate::limits::{HANDLES_MAX, OPS_BYTES_MAX, OPS_MAX};
 use crate::{Done, Op, OpId, Store, TooMany, Trouble, Wake, check};
 
@@ -47,6 +47,12 @@ impl Lanes {
             bytes: 0,
             _place: place,
         })
+    }
+
+    /// A way in for ops that others have taken.
+    #[must_use]
+    pub fn door(&self) -> Door {
+        Door { hall: Arc::clone(&self.hall), route: self.route }
     }
 
     /// Tells the threads that the store was dropped.

@@ -222,7 +222,7 @@ impl Core {
         let Some(cell) = self.cell(place) else { return };
         let range = Range::Answers(cell.id().clone());
         let op = Op::Scan { range, after, limit: PAGE_MAX };
-        let id = self.ask_store(op, Asked::Answers(place));
+        let id = self.ask_load(op, Asked::Answers(place));
         self.kept(place, |kept| kept.answers = Answers::Reading(id, known));
     }
 

@@ -11,22 +11,43 @@
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
+use std::time::Duration;
 
 use epicserver_entity::{AnyCell, Desk, Policy, Unsaved};
 use epicserver_record::limits::ROWS_MAX;
 use epicserver_record::{
-    Answer, Envelope, Name, Op, Outcome, Record, Row, Save, Slot, TooLong, Trouble,
+    Answer, Envelope, Name, Op, OpId, Outcome, Record, Row, Save, Slot, TooLong, Trouble,
 };
 use epicserver_wire::{Codec, ErrorKind, Out, Path, Rkyv, Time};
 
-use super::{Asked, Kept, Stage};
+use super::{Asked, Kept, Saving, Stage};
 use crate::core::Core;
 use crate::{Effect, Notice};
 
-/// States that are written in one round of the loop.
-const SAVES_A_ROUND: usize = 1024;
+/// States that are written in one round of the loop: whatever else is ready there waits no longer than for these.
+const SAVES_A_ROUND: usize = 64;
+/// Saves of one op after which the next one begins.
+const OP_SAVES: usize = 1024;
 /// Bytes of one op after which the next one begins.
 const OP_BYTES: usize = 4 << 20;
+/// How long an op waits for what turns that are ready may change: a store makes durable together what it is given together.
+const GATHER: Duration = Duration::from_micros(500);
+
+/// An op that is being gathered.
+#[derive(Debug)]
+pub(super) struct Gathered {
+    id: u64,
+    since: Time,
+    places: Vec<u32>,
+    saves: Vec<Save>,
+    bytes: usize,
+}
+
+impl Gathered {
+    fn is_full(&self) -> bool {
+        self.saves.len() >= OP_SAVES || self.bytes >= OP_BYTES
+    }
+}
 
 impl Core {
     /// The state at `place` has changed.
@@ -79,6 +100,9 @@ impl Core {
     /// When something is to be saved.
     pub(crate) fn next_save(&self) -> Option<Time> {
         let saving = self.saving.borrow();
+        if saving.gathered.is_some() {
+            return Some(Time::ZERO);
+        }
         if self.config.saves.is_none() || !saving.has_room() {
             return None;
         }
@@ -90,7 +114,8 @@ impl Core {
     /// Whether something could be saved now.
     pub(crate) fn has_saves(&self) -> bool {
         let saving = self.saving.borrow();
-        !saving.soon.is_empty() && saving.pause <= self.time() && saving.has_room()
+        let soon = !saving.soon.is_empty() && saving.pause <= self.time() && saving.has_room();
+        soon || saving.gathered.is_some()
     }
 
     /// Saves what is due, a bounded part of it.
@@ -98,29 +123,62 @@ impl Core {
         if self.config.saves.is_none() {
             return;
         }
-        let mut left = SAVES_A_ROUND;
-        while left > 0 {
-            let (mut places, mut saves, mut bytes) = (Vec::new(), Vec::new(), 0);
-            while left > 0 && bytes < OP_BYTES {
-                let Some(place) = self.next_due() else {
-                    left = 0;
-                    break;
-                };
-                left -= 1;
-                if let Some(save) = self.prepare(desk, place) {
-                    bytes += save.bytes();
-                    places.push(place);
-                    saves.push(save);
-                }
-            }
-            if places.is_empty() {
-                return;
-            }
-            let id = self.ask_store(Op::Commit(saves), Asked::Commit(places.clone(), bytes));
-            for place in places {
-                self.kept(place, |kept| kept.op = kept.op.map(|(_, sum)| (id, sum)));
+        let mut is_all = false;
+        for _ in 0..SAVES_A_ROUND {
+            let Some(place) = self.next_due() else {
+                is_all = true;
+                break;
+            };
+            if let Some(save) = self.prepare(desk, place) {
+                self.gather(place, save);
             }
         }
+        if is_all && !self.may_gather_more() {
+            self.ask_gathered();
+        }
+    }
+
+    /// Adds `save` to what is asked of the store next.
+    fn gather(&self, place: u32, save: Save) {
+        let now = self.time();
+        let saving = &mut *self.saving.borrow_mut();
+        let begin = || {
+            saving.next += 1;
+            let id = saving.next;
+            Gathered { id, since: now, places: Vec::new(), saves: Vec::new(), bytes: 0 }
+        };
+        let gathered = saving.gathered.get_or_insert_with(begin);
+        gathered.bytes += save.bytes();
+        gathered.places.push(place);
+        gathered.saves.push(save);
+        let (id, is_full) = (gathered.id, gathered.is_full());
+        if let Some(kept) = saving.get(place) {
+            kept.op = kept.op.map(|(_, sum)| (id, sum));
+        }
+        if is_full {
+            self.commit(saving);
+        }
+    }
+
+    /// Whether turns that are ready may change more, and that can be waited for.
+    fn may_gather_more(&self) -> bool {
+        let saving = self.saving.borrow();
+        let since = saving.gathered.as_ref().map(|gathered| gathered.since);
+        since.is_some_and(|since| self.time() < since + GATHER) && self.has_turns_ready()
+    }
+
+    fn ask_gathered(&self) {
+        self.commit(&mut self.saving.borrow_mut());
+    }
+
+    fn commit(&self, saving: &mut Saving) {
+        let Some(Gathered { id, places, saves, bytes, .. }) = saving.gathered.take() else {
+            return;
+        };
+        saving.commits += 1;
+        saving.bytes += bytes;
+        saving.asked.insert(id, Asked::Commit(places, bytes));
+        self.effect(Effect::Store { id: OpId(id), op: Op::Commit(saves) });
     }
 
     fn next_due(&self) -> Option<u32> {

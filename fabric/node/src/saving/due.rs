@@ -181,7 +181,7 @@ impl Core {
             }
         }
         for (op, asked) in asks {
-            self.ask_store(op, asked);
+            self.ask_rows(op, asked);
         }
     }
 
@@ -270,7 +270,7 @@ impl Core {
             ask
         };
         if let Some((op, asked)) = ask {
-            self.ask_store(op, asked);
+            self.ask_rows(op, asked);
         }
     }
 

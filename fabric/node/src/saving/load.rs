@@ -65,7 +65,7 @@ impl Core {
         };
         self.table.borrow_mut().set_shut(place, true);
         let Some(owner) = self.kept(place, |kept| kept.owner) else { return };
-        let id = self.ask_store(Op::Load { entity, claim: Some(owner) }, Asked::Load(place));
+        let id = self.ask_load(Op::Load { entity, claim: Some(owner) }, Asked::Load(place));
         self.kept(place, |kept| (kept.stage, kept.op) = (Stage::Loading(path), Some((id, None))));
     }
 

@@ -145,7 +145,7 @@ fn an_op_that_another_store_has_taken_is_carried_out_for_it() {
     let claim = Op::Claim { owner: owner(1, 1), slots: vec![Slot::of(&barrel(0))] };
     for (id, op) in (0..).zip([claim, save(1, 0, 100), save(2, 7, 100)]) {
         handle.submit(OpId(id), op).unwrap();
-        redb.pass_on(lane.wait().unwrap());
+        redb.door().pass_on(lane.wait().unwrap());
     }
     let mut done = Vec::new();
     while handle.unanswered() > 0 {
