@@ -87,7 +87,7 @@ pub(crate) struct Realm {
     pub(crate) bypassed: BTreeMap<(SlotId, NodeId), u64>,
     /// What waits for a view, or for answers to flushes.
     pub(crate) lines: Lines<Lane, Posted>,
-    /// Somebody has what may go on do so.
+    /// Somebody has what may go on do so, now or as soon as a new view is announced.
     pub(crate) goes_on: bool,
     /// The highest view that the host was asked for.
     pub(crate) asked_for: u64,

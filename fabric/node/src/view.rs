@@ -50,6 +50,8 @@ impl Core {
             realm.sweeps.extend(realm.held.keys().copied());
             realm.reports = true;
             realm.ownership = Some(Arc::clone(&now));
+            // Not before all shards are asked, and what has not left stands in line.
+            realm.goes_on = true;
             if before.is_none() {
                 realm.first = now.number();
                 let asked = |(lane, view): &(Lane, u64)| match lane {

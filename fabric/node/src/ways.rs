@@ -346,7 +346,8 @@ impl Core {
         self.tunes.set(true);
     }
 
-    /// The view has changed: what waited for it waits no more, and those are asked who have given something back.
+    /// The view has changed, and has been announced: what waited for it may go on from now on, and those are asked who
+    /// have given something back.
     pub(crate) fn turn_lines(&self, desk: &Desk) {
         let awaited = {
             let realm = &mut *self.realm.borrow_mut();
@@ -354,6 +355,7 @@ impl Core {
             realm.lines.turn(number)
         };
         awaited.into_iter().for_each(|lane| self.ask_unless_asked(desk, lane));
+        self.realm.borrow_mut().goes_on = false;
     }
 
     /// A call that `lane` had comes back from there, where the view numbered `view` is known: it has not run. It waits

@@ -255,7 +255,7 @@ mod tests {
         // that had gone elsewhere, or that a tell passed which stayed; long sleeps, a restart that was evicted, a section
         // held for long, a farewell that was cut short, a call between two shards of which one was evicted first.
         let order = [143, 1_004_499_098_039, 936_709_893_337, 19_228_940_951_838, 363_536_455_834];
-        let waits = [29_664_581_608];
+        let waits = [29_664_581_608, 615_566_769_663, 1_085_990_306_850];
         let returned = [791_798_752_698, 606_402_428_506];
         let tried = [179_577_691_259, 179_579_691_132, 179_580_691_411];
         let others = [5317, 1_004_499_096_840, 1_004_499_098_745, 936_709_892_475, 491_382_148_857];
