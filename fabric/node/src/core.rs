@@ -16,7 +16,7 @@ use epicserver_wire::{Born, CallError, EntityId, Path, ShardId, Time, Token, lim
 use crate::departures::Departures;
 use crate::named::Named;
 use crate::realm::{Realm, Traffic};
-use crate::remote::{Posted, Remote};
+use crate::remote::Remote;
 use crate::saving::{Saving, Watch};
 use crate::tokens::{Note, Timer};
 use crate::turns::Task;
@@ -110,8 +110,6 @@ pub(crate) struct Core {
     pub(crate) born: Cell<Born>,
     pub(crate) realm: RefCell<Realm>,
     pub(crate) remote: RefCell<Remote>,
-    /// Calls that another node did not own, to be sent again.
-    pub(crate) again: RefCell<Vec<Posted>>,
     /// When those that are late were looked for last among what waits.
     pub(crate) purged: Cell<Time>,
     /// When what is emptied is pressed on, and when holders of sections have waited long enough.
@@ -164,7 +162,6 @@ impl Core {
             born: Cell::default(),
             realm: RefCell::new(Realm::new(config.shards)),
             remote: RefCell::default(),
-            again: RefCell::default(),
             purged: Cell::new(Time::ZERO),
             drain_due: Cell::new(Time::MAX),
             hold_due: Cell::new(Time::MAX),

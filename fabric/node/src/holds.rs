@@ -327,7 +327,7 @@ impl Core {
         // What this shard said to itself is decided too.
         while self.realm.borrow().ways[self.shard_id().index()].is_pending() {
             if self.flushed(desk, me, number, emptying.clone()).is_err() {
-                unreachable!("PA3: a passage that is pending has been asked");
+                unreachable!("PA1: a passage that is pending has been asked");
             }
         }
     }

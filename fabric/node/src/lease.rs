@@ -163,13 +163,9 @@ impl Core {
         for held in std::mem::take(&mut realm.held).into_values().flatten() {
             self.refuse(desk, held.request, ErrorKind::NodeLost);
         }
-        let waiting = realm.ways.iter_mut().flat_map(|way| way.take());
-        let ahead = std::mem::take(&mut realm.ahead).into_iter().map(|(_, _, posted)| posted);
-        for posted in waiting.chain(ahead).collect::<Vec<_>>() {
+        for posted in realm.lines.extract(|_| true) {
             self.refuse(desk, posted.request, ErrorKind::NodeLost);
         }
-        let again = self.again.take();
-        again.into_iter().for_each(|posted| self.refuse(desk, posted.request, ErrorKind::NodeLost));
     }
 
     fn drop_backlog(&self, desk: &Desk) {

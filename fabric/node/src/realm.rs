@@ -3,12 +3,12 @@
 //! # Not here
 //! What is done with it: the caller's side (`ways`), the callee's (`holds`), that of a slot which is lost (`empty`).
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use epicserver_entity::Request;
 use epicserver_proto::passage::Passage;
-use epicserver_proto::{Epoch, Ownership, SlotId, Tenure, Trail};
+use epicserver_proto::{Epoch, Lines, Ownership, SlotId, Tenure, Trail};
 use epicserver_wire::{LinkId, NodeId, ShardId, Time};
 
 use crate::remote::Posted;
@@ -80,20 +80,17 @@ pub(crate) struct Realm {
     pub(crate) trail: Trail,
     pub(crate) tenure: Tenure,
     /// The ways to the shards of this node, itself among them.
-    pub(crate) ways: Vec<Passage<Posted>>,
+    pub(crate) ways: Vec<Passage>,
     /// Something was tried where a slot is emptied, and not all have been asked since what became of it.
     pub(crate) tried: bool,
     /// Slots of which calls have gone on although one who lost them, by the view of that number, could not be reached.
     pub(crate) bypassed: BTreeMap<(SlotId, NodeId), u64>,
-    /// What waits for a view of at least that number, and who gave it back.
-    pub(crate) ahead: VecDeque<(u64, Option<Lane>, Posted)>,
-    /// The slots of these, and of what is to be sent again.
-    pub(crate) ahead_of: BTreeSet<SlotId>,
-    pub(crate) again_of: BTreeSet<SlotId>,
+    /// What waits for a view, or for answers to flushes.
+    pub(crate) lines: Lines<Lane, Posted>,
+    /// Somebody has what may go on do so, now or as soon as a new view is announced.
+    pub(crate) goes_on: bool,
     /// The highest view that the host was asked for.
     pub(crate) asked_for: u64,
-    /// What waits in all passages, and ahead.
-    pub(crate) queued: usize,
     /// Passages that wait for an answer.
     pub(crate) pending: usize,
 
@@ -127,11 +124,9 @@ impl Realm {
             ways: (0..shards).map(|_| Passage::default()).collect(),
             tried: false,
             bypassed: BTreeMap::new(),
-            ahead: VecDeque::new(),
-            ahead_of: BTreeSet::new(),
-            again_of: BTreeSet::new(),
+            lines: Lines::default(),
+            goes_on: false,
             asked_for: 0,
-            queued: 0,
             pending: 0,
             views: vec![0; usize::from(shards)],
             held: BTreeMap::new(),

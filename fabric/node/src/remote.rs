@@ -21,7 +21,7 @@ use epicserver_entity::{Answer, Caller, Desk, Request};
 use epicserver_proto::passage::{Emptying, Passage};
 use epicserver_proto::session::Window;
 use epicserver_proto::spares::Spares;
-use epicserver_proto::{Ownership, SlotId};
+use epicserver_proto::{Lines, Ownership, SlotId};
 use epicserver_wire::frame::Slots;
 use epicserver_wire::{
     CallError, ChainId, ErrorKind, LinkId, MethodId, NodeId, Ran, ShardId, Time, Token, limits,
@@ -141,7 +141,7 @@ impl Remote {
     }
 
     /// The ways to all shards that can be reached.
-    pub(crate) fn passages(&mut self) -> impl Iterator<Item = &mut Passage<Posted>> {
+    pub(crate) fn passages(&mut self) -> impl Iterator<Item = &mut Passage> {
         self.all_links().flat_map(|link| &mut link.passages)
     }
 
@@ -150,7 +150,7 @@ impl Remote {
         self.lanes(Passage::is_used)
     }
 
-    fn lanes(&mut self, are: fn(&Passage<Posted>) -> bool) -> impl Iterator<Item = Lane> {
+    fn lanes(&mut self, are: fn(&Passage) -> bool) -> impl Iterator<Item = Lane> {
         self.all_links().flat_map(move |link| {
             let lanes = (0..).zip(&link.passages).filter(move |(_, passage)| are(passage));
             lanes.map(|(shard, _)| Lane::There(link.id, ShardId::new(shard)))
@@ -169,7 +169,7 @@ impl Remote {
 
     /// Links over which something is undecided that was said before the view `floor`.
     pub(crate) fn undecided_before(&mut self, floor: u64) -> impl Iterator<Item = LinkId> {
-        let undecided = move |passage: &Passage<Posted>| {
+        let undecided = move |passage: &Passage| {
             passage.undecided_since().is_some_and(|view| view > 0 && view < floor)
         };
         self.all_links().filter(move |link| link.passages.iter().any(undecided)).map(|link| link.id)
@@ -189,15 +189,18 @@ impl Remote {
         }
     }
 
-    /// The members change. Calls that have not left, and are for others now, are given.
-    pub(crate) fn turn(&mut self, now: &Ownership) -> Vec<Posted> {
+    /// The members change. Calls that have not left, and are for others now or of slots of which something waits in
+    /// `lines`, are given.
+    pub(crate) fn turn(&mut self, now: &Ownership, lines: &Lines<Lane, Posted>) -> Vec<Posted> {
         let members = now.members();
         let gone = |peer: &Peer| peer.link.is_none() && members.binary_search(&peer.node).is_err();
         let mut homeless = Vec::new();
         for at in 0..self.peers.len() {
             let node = self.peers[at].node;
-            let elsewhere =
-                |posted: &Posted| now.directory().owner(posted.request.to()) != Some(node);
+            let elsewhere = |posted: &Posted| {
+                let to = posted.request.to();
+                now.directory().owner(to) != Some(node) || lines.has(SlotId::of(to))
+            };
             let peer = &mut self.peers[at];
             homeless.extend(peer.waiting.extract_if(.., |posted| elsewhere(posted)));
             if let Some(link) = &mut peer.link {
@@ -311,10 +314,21 @@ impl Core {
         }
     }
 
+    /// Takes out what has not left by a link, and is of slots of which something waits: when that goes on, it does.
+    fn withdraw_unsent(&self, link: LinkId) -> Vec<Posted> {
+        let lines = &self.realm.borrow().lines;
+        let waits = |posted: &Posted| lines.has(SlotId::of(posted.request.to()));
+        let mut remote = self.remote.borrow_mut();
+        remote.by_link(link).map_or_else(Vec::new, |(_, link)| link.withdraw(waits))
+    }
+
     /// A link is gone: what left by it has an unknown fate, what had not left waits for the next (**R1**), and
     /// what waited for the other side to decide goes on: it can give nothing back any more.
     pub(crate) fn link_down(&self, desk: &Desk, link: LinkId) {
-        let (lost, freed) = {
+        let waiting = self.withdraw_unsent(link);
+        // What came back was said before what has not left.
+        waiting.into_iter().rev().for_each(|posted| self.stand_first(desk, posted));
+        let lost = {
             let (realm, remote) = (&mut *self.realm.borrow_mut(), &mut *self.remote.borrow_mut());
             let Ok(place) = remote.links.binary_search_by_key(&link, |(link, _)| *link) else {
                 return;
@@ -326,20 +340,19 @@ impl Core {
             leaving.into_iter().for_each(|posted| remote.keep(posted, link));
             remote.peers[at].waiting.extend(ended.withdraw(|_| true));
             realm.pending -= ended.passages.iter().filter(|way| way.is_pending()).count();
-            let freed: Vec<Posted> = ended.passages.iter_mut().flat_map(Passage::take).collect();
-            realm.queued -= freed.len();
+            realm.lines.ended(|lane| matches!(lane, Lane::There(by, _) if *by == link));
             realm.flushes.retain(|(lane, _)| !matches!(lane, Lane::There(by, _) if *by == link));
             let sent = remote.calls.iter().flatten().filter(|sent| sent.link == link);
             let lost: Vec<(Token, ChainId)> =
                 sent.map(|sent| (sent.token, sent.posted.request.head().path.chain())).collect();
-            (lost, freed)
+            lost
         };
         self.recycle_spent();
         for (token, chain) in lost {
             let error = CallError::new(ErrorKind::NodeLost, Ran::Unknown, chain);
             self.complete(desk, token, Answer::Failed(error));
         }
-        self.go_on(desk, freed);
+        self.go_on(desk);
         self.trim(desk);
     }
 
@@ -352,7 +365,6 @@ impl Core {
                 unsent.extend(link.withdraw(|_| true));
                 link.end_transfers().into_iter().for_each(|posted| posted.request.recycle());
                 link.spent.into_iter().for_each(Request::recycle);
-                unsent.extend(link.passages.iter_mut().flat_map(Passage::take));
             }
             for posted in unsent {
                 self.refuse(desk, posted.request, ErrorKind::NodeLost);
@@ -567,32 +579,8 @@ impl Core {
         let remote = self.remote.borrow();
         let settled =
             remote.peers.iter().filter_map(|peer| peer.link.as_ref()).all(Link::is_settled);
-        let waits = realm.queued > 0 || realm.held_count > 0 || realm.is_sweeping();
-        let waits = waits || !self.again.borrow().is_empty() || !self.backlog.borrow().is_empty();
+        let waits = !realm.lines.is_empty() || realm.held_count > 0 || realm.is_sweeping();
+        let waits = waits || !self.backlog.borrow().is_empty();
         settled && !waits && remote.dirty.is_empty()
-    }
-
-    /// A call whose owner does not know yet that it is, is sent again shortly, until its deadline.
-    pub(crate) fn send_again(&self, desk: &Desk, posted: Posted) {
-        if self.again.borrow().len() >= limits::UNSENT_MAX as usize {
-            return self.refuse(desk, posted.request, ErrorKind::Overloaded);
-        }
-        if let Some(token) = posted.token {
-            self.set_way(token, Way::Waits);
-        }
-        self.realm.borrow_mut().again_of.insert(SlotId::of(posted.request.to()));
-        self.again.borrow_mut().push(posted);
-        self.arm_again();
-        self.tune();
-    }
-
-    /// Sends what was sent to a node that did not know yet that it owns it.
-    pub(crate) fn again(&self, desk: &Desk) {
-        let again = self.again.take();
-        self.realm.borrow_mut().again_of.clear();
-        if !again.is_empty() {
-            self.go_on(desk, again);
-            self.tune();
-        }
     }
 }

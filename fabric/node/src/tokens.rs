@@ -16,14 +16,7 @@ use crate::{Effect, Message};
 pub(crate) enum Timer {
     Deadline(Token),
     Sleep(Token),
-    Every {
-        token: Token,
-        turn: u32,
-        next: Time,
-        period_ns: u64,
-    },
-    /// Calls that another node did not own are sent again.
-    Again,
+    Every { token: Token, turn: u32, next: Time, period_ns: u64 },
 }
 
 /// What the shard keeps of a token, beside its ticket.
@@ -124,15 +117,6 @@ impl Core {
         maker.and_then(|turn| table.path_of(turn)).map(Path::chain).unwrap_or_default()
     }
 
-    /// What another node did not own is sent again in a while.
-    pub(crate) fn arm_again(&self) {
-        const PAUSE: std::time::Duration = std::time::Duration::from_millis(5);
-        if self.again.borrow().len() == 1 {
-            // A full wheel has no room for it; then what waits here meets its deadline.
-            let _full = self.timers.borrow_mut().insert(self.time() + PAUSE, Timer::Again);
-        }
-    }
-
     pub(crate) fn fire(&self, desk: &Desk) {
         if self.timers.borrow().deadline().is_none_or(|deadline| deadline > self.time()) {
             return self.press_on(desk);
@@ -143,7 +127,6 @@ impl Core {
             match timer {
                 Timer::Sleep(token) => self.complete(desk, token, Answer::Done),
                 Timer::Deadline(token) => self.expire(desk, token),
-                Timer::Again => self.again(desk),
                 Timer::Every { token, turn, next, period_ns } => {
                     self.tick(desk, (token, turn), next, period_ns);
                 }

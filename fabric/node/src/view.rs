@@ -44,12 +44,14 @@ impl Core {
         if let Some(before) = &before {
             self.lose(now.lost_since(before), now.number());
         }
-        let homeless = self.remote.borrow_mut().turn(&now);
-        let ahead = {
+        let homeless = self.remote.borrow_mut().turn(&now, &self.realm.borrow().lines);
+        {
             let realm = &mut *self.realm.borrow_mut();
             realm.sweeps.extend(realm.held.keys().copied());
             realm.reports = true;
             realm.ownership = Some(Arc::clone(&now));
+            // Not before all shards are asked, and what has not left stands in line.
+            realm.goes_on = true;
             if before.is_none() {
                 realm.first = now.number();
                 let asked = |(lane, view): &(Lane, u64)| match lane {
@@ -61,10 +63,7 @@ impl Core {
             if turned {
                 realm.since = self.time();
             }
-            realm.ahead_of.clear();
-            realm.queued -= realm.ahead.len();
-            std::mem::take(&mut realm.ahead)
-        };
+        }
         self.number.set(now.number());
         self.born.set(Born::under(now.number()));
         let classes = self.config.registry.entities().map(|info| info.class);
@@ -76,17 +75,10 @@ impl Core {
         }
         self.tune();
         self.schedule_sweep();
-        // What was given back was made before what has not left, and that before what waited behind either (I4).
-        let mut behind = Vec::new();
-        for (view, lane, posted) in ahead {
-            match lane {
-                Some(lane) => self.line_up(desk, lane, view, posted),
-                None => behind.push(posted),
-            }
-        }
-        self.go_on(desk, homeless);
-        self.again(desk);
-        self.go_on(desk, behind);
+        // What has not left was made before what waits in line, and after what has left and may come back (I4).
+        homeless.into_iter().rev().for_each(|posted| self.stand_first(desk, posted));
+        self.turn_lines(desk);
+        self.go_on(desk);
         self.answer_flushes(desk);
         self.trim(desk);
         if let Some(before) = &before {
@@ -128,7 +120,7 @@ impl Core {
         }
         let realm = &*self.realm.borrow();
         let moves = realm.is_sweeping() || realm.held_count > 0 || realm.pending > 0;
-        let moves = moves || realm.queued > 0 || !self.again.borrow().is_empty();
+        let moves = moves || !realm.lines.is_empty();
         let busy = moves || !realm.trail.is_empty() || !realm.drains.is_empty();
         // Shards that speak under an earlier view may have been given something back.
         let me = self.shard_id().index();
@@ -145,7 +137,7 @@ impl Core {
 }
 
 impl Realm {
-    /// Forgets earlier views. Gives the ways on which alone it depends that some cannot be (**PA4**).
+    /// Forgets earlier views. Gives the ways on which alone it depends that some cannot be (**PA2**).
     fn trim(&mut self, remote: &mut Remote) -> Vec<Lane> {
         let Some(ownership) = &self.ownership else { return Vec::new() };
         if self.pending > 0 || self.trail.is_empty() {

@@ -3,8 +3,8 @@
 //! # Invariants
 //! - **N11** A call leaves for the new owner of its slot once each one who lost the slot, and can be reached, has
 //!   given back what it had of this shard's calls, or lets it in itself (I3, I4).
-//! - **N24** What was given back and waits for a view, or to be sent again, has all that is said of its slot later
-//!   behind it (I4).
+//! - **N24** As long as anything of a slot waits here, for whatever reason, all that is said of the slot later waits
+//!   behind it in one line (I4). What was given back waits until whoever did has decided all that was said to him.
 //! - **N12** What waits here for a view or a flush is at most [`limits::UNSENT_MAX`], and has not run.
 //!
 //! # Not here
@@ -12,7 +12,7 @@
 
 use epicserver_entity::{Caller, Desk};
 use epicserver_proto::passage::{Emptying, Passage, Verdict};
-use epicserver_proto::{Lost, Site, SlotId};
+use epicserver_proto::{Lines, Lost, Site, SlotId};
 use epicserver_wire::header::Violation;
 use epicserver_wire::{ClassId, ErrorKind, NodeId, limits};
 
@@ -35,7 +35,7 @@ fn passage_to<'a>(
     realm: &'a mut Realm,
     remote: &'a mut Remote,
     lane: Lane,
-) -> Option<&'a mut Passage<Posted>> {
+) -> Option<&'a mut Passage> {
     match lane {
         Lane::Here(shard) => realm.ways.get_mut(shard.index()),
         Lane::There(link, shard) => remote.by_link(link)?.1.passages.get_mut(shard.index()),
@@ -46,7 +46,12 @@ impl Core {
     /// Sends a call to whoever owns its callee.
     pub(crate) fn direct(&self, desk: &Desk, posted: Posted, now: bool) {
         let site = self.realm.borrow().ownership.as_ref().map(|o| o.site(posted.request.to()));
-        let Some(site) = site else { return self.await_view(desk, (1, None), posted) };
+        let Some(site) = site else {
+            return self.stand(desk, posted, |lines, slot, posted| {
+                lines.push(slot, posted);
+                lines.await_view(slot, 1);
+            });
+        };
         let posted = match self.traffic.get() {
             Traffic::Alone | Traffic::Calm => posted,
             Traffic::Busy => match self.in_turn(desk, posted).and_then(|p| self.pass(desk, p)) {
@@ -54,6 +59,10 @@ impl Core {
                 None => return,
             },
         };
+        self.to_owner(desk, site, posted, now);
+    }
+
+    fn to_owner(&self, desk: &Desk, site: Site, posted: Posted, now: bool) {
         match site {
             Site::Served | Site::Awaited => self.to_shard(desk, posted.request, site, now),
             Site::There(at) => self.post_to_member(desk, at, posted),
@@ -64,23 +73,16 @@ impl Core {
         }
     }
 
-    /// Gives the call back unless something that was made before it, of its slot, waits for a view or to be sent
-    /// again: it waits behind that (**N24**).
+    /// Gives the call back unless something of its slot waits here: it waits behind that (**N24**).
     fn in_turn(&self, desk: &Desk, posted: Posted) -> Option<Posted> {
-        let slot = SlotId::of(posted.request.to());
-        let (ahead, again) = {
-            let realm = self.realm.borrow();
-            (realm.ahead_of.contains(&slot), realm.again_of.contains(&slot))
-        };
-        match (ahead, again) {
-            (true, _) => self.await_view(desk, (0, None), posted),
-            (false, true) => self.send_again(desk, posted),
-            (false, false) => return Some(posted),
+        if !self.realm.borrow().lines.has(SlotId::of(posted.request.to())) {
+            return Some(posted);
         }
+        self.stand(desk, posted, Lines::push);
         None
     }
 
-    /// Gives the call back if it may go to its owner (**N11**).
+    /// Gives the call back if it may go to its owner (**N11**). It is the first that waits of its slot, if any does.
     fn pass(&self, desk: &Desk, posted: Posted) -> Option<Posted> {
         let step = {
             let (realm, remote) = (&mut *self.realm.borrow_mut(), &mut *self.remote.borrow_mut());
@@ -88,13 +90,7 @@ impl Core {
         };
         match step {
             Step::Go => return Some(posted),
-            Step::Wait(lane) => {
-                self.ask_unless_asked(desk, lane);
-                // What was given back elsewhere was made before what has never left, and after what has left by this
-                // way and may still be given back.
-                let put = if posted.tried.is_some() { Passage::wait_again } else { Passage::wait };
-                self.stand(desk, posted, put, lane);
-            }
+            Step::Wait(lane) => self.await_answer(desk, posted, lane),
             Step::Try(Lane::Here(shard)) if shard == self.shard_id() => {
                 self.deliver(desk, posted.request, false);
             }
@@ -120,8 +116,7 @@ impl Core {
                 };
                 if let Some(posted) = stays {
                     // A flush must find nothing on its way there that has not left.
-                    self.ask_unless_asked(desk, lane);
-                    self.stand(desk, posted, |passage, posted| passage.wait(posted), lane);
+                    self.await_answer(desk, posted, lane);
                 }
             }
         }
@@ -173,54 +168,55 @@ impl Core {
         Step::Go
     }
 
-    /// Has a call wait where `put` puts it.
+    /// A call that is the first of its slot waits until `lane` has decided what was said to it.
+    fn await_answer(&self, desk: &Desk, posted: Posted, lane: Lane) {
+        self.stand(desk, posted, |lines, slot, posted| {
+            lines.push_first(slot, posted);
+            lines.await_lane(slot, lane);
+        });
+        self.ask_unless_asked(desk, lane);
+    }
+
+    /// A call that has not left waits before all that waits of its slot, but for what left before and was given back.
+    pub(crate) fn stand_first(&self, desk: &Desk, posted: Posted) {
+        if let Some(posted) = self.revive(desk, posted) {
+            self.stand(desk, posted, Lines::push_first);
+        }
+    }
+
+    /// Has a call wait where `put` puts it. If somebody is said to wait for it, somebody does.
     fn stand(
         &self,
         desk: &Desk,
         posted: Posted,
-        put: impl FnOnce(&mut Passage<Posted>, Posted),
-        lane: Lane,
+        put: impl FnOnce(&mut Lines<Lane, Posted>, SlotId, Posted),
     ) {
+        if self.evicting.get() {
+            return posted.request.recycle();
+        }
         if !self.may_queue(desk) {
             return self.refuse(desk, posted.request, ErrorKind::Overloaded);
         }
-        self.waits(&posted);
-        let (realm, remote) = (&mut *self.realm.borrow_mut(), &mut *self.remote.borrow_mut());
-        if let Some(passage) = passage_to(realm, remote, lane) {
-            put(passage, posted);
-            realm.queued += 1;
+        if let Some(token) = posted.token {
+            self.set_way(token, Way::Waits);
         }
+        let slot = SlotId::of(posted.request.to());
+        put(&mut self.realm.borrow_mut().lines, slot, posted);
         self.direct_calls.set(false);
+        if self.traffic.get() != Traffic::Busy {
+            self.tune();
+        }
     }
 
     /// Whether one more may wait (**N12**). Those that have given up take no room.
     fn may_queue(&self, desk: &Desk) -> bool {
-        let full = || self.realm.borrow().queued >= limits::UNSENT_MAX as usize;
+        let full = || self.realm.borrow().lines.len() >= limits::UNSENT_MAX as usize;
         if full() && self.purged.replace(self.time()) != self.time() {
-            self.purge(desk);
+            let is_late = |posted: &Posted| self.is_late(desk, posted);
+            let late = self.realm.borrow_mut().lines.extract(is_late);
+            late.into_iter().for_each(|posted| self.end_late(desk, posted));
         }
         !full()
-    }
-
-    fn purge(&self, desk: &Desk) {
-        let late = {
-            let (realm, remote) = (&mut *self.realm.borrow_mut(), &mut *self.remote.borrow_mut());
-            let is_late = |posted: &Posted| self.is_late(desk, posted);
-            let mut late = Vec::new();
-            for passage in realm.ways.iter_mut().chain(remote.passages()) {
-                late.extend(passage.extract(is_late));
-            }
-            for (view, lane, posted) in std::mem::take(&mut realm.ahead) {
-                if is_late(&posted) {
-                    late.push(posted);
-                } else {
-                    realm.ahead.push_back((view, lane, posted));
-                }
-            }
-            realm.queued -= late.len();
-            late
-        };
-        late.into_iter().for_each(|posted| self.end_late(desk, posted));
     }
 
     /// Whether nothing is to become of a call any more: its deadline has passed.
@@ -257,30 +253,6 @@ impl Core {
         if posted.token.take_if(|token| !waits(*token)).is_some() {
             posted.request.head_mut().caller = Caller::Nobody;
         }
-    }
-
-    fn waits(&self, posted: &Posted) {
-        if let Some(token) = posted.token {
-            self.set_way(token, Way::Waits);
-        }
-    }
-
-    /// Has a call wait for a view of at least the number `view`.
-    fn await_view(&self, desk: &Desk, (view, lane): (u64, Option<Lane>), posted: Posted) {
-        if self.evicting.get() {
-            return posted.request.recycle();
-        }
-        if !self.may_queue(desk) {
-            return self.refuse(desk, posted.request, ErrorKind::Overloaded);
-        }
-        self.waits(&posted);
-        {
-            let mut realm = self.realm.borrow_mut();
-            realm.ahead_of.insert(SlotId::of(posted.request.to()));
-            realm.ahead.push_back((view, lane, posted));
-            realm.queued += 1;
-        }
-        self.tune();
     }
 
     /// Somebody knows a later view than this shard.
@@ -334,7 +306,7 @@ impl Core {
         view: u64,
         emptying: Emptying,
     ) -> Result<(), Violation> {
-        let freed: Vec<Posted> = {
+        {
             let (realm, remote) = (&mut *self.realm.borrow_mut(), &mut *self.remote.borrow_mut());
             if matches!(lane, Lane::Here(_)) && view < realm.first {
                 return Ok(());
@@ -343,30 +315,84 @@ impl Core {
             if !passage.flushed(view, emptying)? {
                 return Ok(());
             }
-            let freed: Vec<Posted> = passage.take().collect();
             realm.pending -= 1;
-            realm.queued -= freed.len();
-            freed
-        };
-        self.go_on(desk, freed);
+            let number = realm.number();
+            realm.lines.answered(lane, number);
+        }
+        self.go_on(desk);
         self.trim(desk);
         Ok(())
     }
 
-    /// What has waited goes on, in its order.
-    pub(crate) fn go_on(&self, desk: &Desk, freed: impl IntoIterator<Item = Posted>) {
-        for posted in freed {
-            if let Some(posted) = self.revive(desk, posted) {
-                self.direct(desk, posted, false);
-            }
+    /// What waits goes on, as far as it may, each slot's in its order.
+    pub(crate) fn go_on(&self, desk: &Desk) {
+        // Whoever has begun comes to what may go on meanwhile too.
+        if std::mem::replace(&mut self.realm.borrow_mut().goes_on, true) {
+            return;
         }
+        loop {
+            let next = {
+                let realm = &mut *self.realm.borrow_mut();
+                let number = realm.number();
+                realm.lines.take_next(number)
+            };
+            let Some(posted) = next else { break };
+            let posted = self.revive(desk, posted).and_then(|posted| self.pass(desk, posted));
+            let Some(posted) = posted else { continue };
+            let site = self.realm.borrow().ownership.as_ref().map(|o| o.site(posted.request.to()));
+            self.to_owner(desk, site.unwrap_or(Site::Nowhere), posted, false);
+        }
+        self.realm.borrow_mut().goes_on = false;
+        self.tunes.set(true);
     }
 
-    /// A call that `lane` had comes back from there: it has not run.
+    /// The view has changed, and has been announced: what waited for it may go on from now on, and those are asked who
+    /// have given something back.
+    pub(crate) fn turn_lines(&self, desk: &Desk) {
+        let awaited = {
+            let realm = &mut *self.realm.borrow_mut();
+            let number = realm.number();
+            realm.lines.turn(number)
+        };
+        awaited.into_iter().for_each(|lane| self.ask_unless_asked(desk, lane));
+        self.realm.borrow_mut().goes_on = false;
+    }
+
+    /// A call that `lane` had comes back from there, where the view numbered `view` is known: it has not run. It waits
+    /// until nothing else is to come back from there (**N24**).
     pub(crate) fn came_back(&self, desk: &Desk, lane: Lane, view: u64, mut posted: Posted) {
-        posted.tried = self.node_at(lane).map(|node| (node, view));
+        let node = self.node_at(lane);
+        posted.tried = node.map(|node| (node, view));
         self.count(|c| c.moved += 1);
-        self.line_up(desk, lane, view, posted);
+        let Some(posted) = self.revive(desk, posted) else { return };
+        let asks = self.must_ask(lane, &posted, node);
+        self.stand(desk, posted, |lines, slot, posted| {
+            match asks {
+                // Nobody is there any more who could have others.
+                None => lines.push_first(slot, posted),
+                Some(_) => lines.push_back(slot, lane, posted),
+            }
+            lines.await_view(slot, view);
+        });
+        if view > self.realm.borrow().number() {
+            // When that is known here, it is asked.
+            self.behind(view);
+        } else if asks == Some(true) {
+            self.ask(desk, lane);
+        }
+        self.go_on(desk);
+    }
+
+    /// Whether `lane`, which gives a call back, has to be asked so that its answer is for all that was said of the slot;
+    /// `None` if it is not there any more.
+    fn must_ask(&self, lane: Lane, posted: &Posted, node: Option<NodeId>) -> Option<bool> {
+        let (realm, remote) = (&mut *self.realm.borrow_mut(), &mut *self.remote.borrow_mut());
+        let owner = realm.ownership.as_ref().and_then(|o| o.directory().owner(posted.request.to()));
+        let asked = realm.lines.awaits(SlotId::of(posted.request.to()), lane);
+        let passage = passage_to(realm, remote, lane)?;
+        // To an owner things are said while an answer is awaited, which is not for them.
+        let covered = passage.is_pending() && !(passage.is_used() && owner == node);
+        Some(!asked && !covered)
     }
 
     /// Which node is at the end of `lane`, as far as that is known.
@@ -376,49 +402,4 @@ impl Core {
             Lane::There(link, _) => self.remote.borrow_mut().node_of(link),
         }
     }
-
-    /// A call that `lane` gave back, knowing the view of the number `view`, waits until that has no others.
-    pub(crate) fn line_up(&self, desk: &Desk, lane: Lane, view: u64, posted: Posted) {
-        let Some(posted) = self.revive(desk, posted) else { return };
-        if view > self.realm.borrow().number() {
-            self.behind(view);
-            return self.await_view(desk, (view, Some(lane)), posted);
-        }
-        match self.fate_of(lane, &posted) {
-            Fate::Free => self.go_on(desk, [posted]),
-            // It knows of no later view and is the owner by this one: soon it will know that.
-            Fate::Again => self.send_again(desk, posted),
-            Fate::Waits => {
-                self.ask_unless_asked(desk, lane);
-                self.stand(desk, posted, |passage, posted| passage.give_back(posted), lane);
-            }
-        }
-    }
-
-    /// What a call waits for that `lane` has given back.
-    fn fate_of(&self, lane: Lane, posted: &Posted) -> Fate {
-        let (realm, remote) = (&mut *self.realm.borrow_mut(), &mut *self.remote.borrow_mut());
-        let Some(ownership) = realm.ownership.clone() else { return Fate::Free };
-        let owner = ownership.directory().owner(posted.request.to());
-        let (there, own) = match lane {
-            Lane::Here(shard) => (Some(ownership.me()), shard == self.shard_id()),
-            Lane::There(link, _) => (remote.node_of(link), false),
-        };
-        match passage_to(realm, remote, lane) {
-            // Nobody is there any more who could have others.
-            None => Fate::Free,
-            Some(passage) if passage.is_pending() => Fate::Waits,
-            // It has none but this one.
-            Some(_) if own => Fate::Free,
-            Some(_) if owner.is_some() && owner == there => Fate::Again,
-            Some(_) => Fate::Waits,
-        }
-    }
-}
-
-/// What a call waits for that was given back.
-enum Fate {
-    Free,
-    Again,
-    Waits,
 }

@@ -128,7 +128,7 @@ pub(crate) struct Link {
     /// The view that what leaves is said under.
     pub(crate) view: u64,
     /// The ways to the peer's shards.
-    pub(crate) passages: Vec<Passage<Posted>>,
+    pub(crate) passages: Vec<Passage>,
     /// The views that the peer's shards have announced.
     views: Vec<u64>,
     pub(super) flushes: VecDeque<Asking>,
