@@ -4,7 +4,7 @@
 //! memory only, where to sync costs nothing. What is not set here is as the configuration says.
 //!
 //! # Invariants
-//! - **B8** Floors write as many records at a time as ours did, in the last round in which ours were measured.
+//! - **B10** Floors write as many records at a time as ours did on average, in the rounds so far.
 //!
 //! # Not here
 //! Floors, rounds, verdicts. What is saved: `entities`.
@@ -77,7 +77,7 @@ impl Drop for Folder {
     }
 }
 
-/// How many records ours has made durable at a time, on average (**B8**).
+/// How many records ours has made durable at a time, on average (**B10**).
 #[derive(Clone, Debug)]
 pub(crate) struct Batch(Arc<AtomicU64>, u32);
 
@@ -136,7 +136,7 @@ impl Stored {
         run_node(&self.config()?, task)
     }
 
-    /// The same with a task that says how much it has saved once all was loaded, of which `batch` learns (**B8**).
+    /// The same with a task that says how much it has saved once all was loaded, of which `batch` learns (**B10**).
     fn measure(
         &mut self,
         batch: &Batch,
