@@ -161,6 +161,8 @@ pub struct MethodInfo {
     pub id: MethodId,
     /// How it shares its entity.
     pub mode: Mode,
+    /// Whether it is one turn by `&self`, which changes nothing.
+    pub looks: bool,
     /// Makes a call of bytes.
     pub read: ReadCall,
     /// The hash of what it takes and gives.
@@ -177,6 +179,7 @@ impl MethodInfo {
             name: M::NAME,
             id: M::ID,
             mode: M::MODE,
+            looks: M::LOOKS,
             read: Envelope::<M>::read,
             form: Form::of_method::<M::Args, M::Reply>,
         }
@@ -206,6 +209,8 @@ pub trait Method: Sized + 'static {
     const ID: MethodId = MethodId::of(<Self::Entity as EntityType>::NAME, Self::NAME);
     /// How it shares its entity.
     const MODE: Mode;
+    /// Whether it is one turn by `&self`.
+    const LOOKS: bool = false;
     /// What is known of it without its types.
     const INFO: &'static MethodInfo = &MethodInfo::of::<Self>();
 

@@ -230,6 +230,7 @@ impl Generated {
             Mode::Shared => quote!(Shared),
             Mode::Exclusive => quote!(Exclusive),
         };
+        let looks = method.looks;
         let (output, outcome) = self.output(method);
         let start = self.start(method);
         let repeatable = (method.mode != Mode::Shared).then(|| {
@@ -252,6 +253,7 @@ impl Generated {
                 type Output = #output;
                 const NAME: &'static str = #name;
                 const MODE: #home::Mode = #home::Mode::#mode;
+                const LOOKS: bool = #looks;
 
                 fn output(
                     outcome: ::core::result::Result<Self::Reply, #home::wire::CallError>,

@@ -50,6 +50,8 @@ pub struct Saves {
     pub epoch: u64,
     /// Milliseconds since 1970 at [`Time::ZERO`].
     pub began_ms: u64,
+    /// Bytes of states that may be changed and not saved before changes wait.
+    pub unsaved_bytes_max: u64,
 }
 
 /// A known way for a shard to be wrong, that no fault of the world around it could show.

@@ -99,6 +99,8 @@ pub(crate) struct Core {
     pub(crate) direct: Cell<u64>,
     /// Calls may run directly: they are allowed to, and none waits that they would pass.
     pub(crate) direct_calls: Cell<bool>,
+    /// So much is changed and not saved that changes wait.
+    pub(crate) unsaved_full: Cell<bool>,
     /// The number of the view; 0 if there is none.
     pub(crate) number: Cell<u64>,
     /// How often the node was evicted.
@@ -154,6 +156,7 @@ impl Core {
             effects: RefCell::default(),
             unsent: RefCell::new(vec![0; usize::from(config.shards)]),
             direct: Cell::new(0),
+            unsaved_full: Cell::new(false),
             direct_calls: Cell::new(config.direct && !config.fabric),
             number: Cell::new(0),
             evictions: Cell::new(0),

@@ -49,7 +49,7 @@ impl Host for Core {
 
     #[inline]
     fn open(&self, _: &Desk, head: &mut Head) -> Option<Rc<dyn AnyCell>> {
-        if !self.direct_calls.get() {
+        if !self.direct_calls.get() || self.unsaved_full.get() {
             return None;
         }
         let last = Seen { place: head.place.index(), birth: head.birth };
@@ -82,7 +82,7 @@ impl Host for Core {
     }
 
     fn enter(&self, desk: &Desk, head: &Head, method: &'static MethodInfo) -> Option<Entry> {
-        if !self.direct_calls.get() {
+        if !self.direct_calls.get() || self.unsaved_full.get() {
             return None;
         }
         let place = self.place_here(head)?;

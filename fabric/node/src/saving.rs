@@ -8,10 +8,12 @@
 //!
 //! # Not here
 //! How a state is made of what was found (`load`), which are saved when (`commit`), who waits for it (`wait`). What entities are to
-//! be reminded of (`agenda`), and when (`due`). Requests that are repeated (`answers`).
+//! be reminded of (`agenda`), and when (`due`). Requests that are repeated (`answers`). How much may be
+//! unsaved (`bound`).
 
 mod agenda;
 mod answers;
+mod bound;
 mod commit;
 mod due;
 mod load;
@@ -78,6 +80,8 @@ struct Kept {
     unsaved: bool,
     /// The entity was deleted: a tombstone is saved.
     deleted: bool,
+    /// Bytes that it counts for as one that is changed and not saved; 0 if it is not.
+    counts: u64,
     /// Its reminders, if it has or had any.
     reminders: Option<Box<Reminders>>,
     /// The method that is called for them.
@@ -123,6 +127,7 @@ pub(crate) struct Saving {
     pause: Time,
     /// Attempts in a row that the store did not carry out.
     failures: u32,
+    unsaved: bound::Unsaved,
 }
 
 impl Saving {
@@ -265,6 +270,7 @@ impl Core {
             saving.kept.get_mut(place as usize).and_then(Option::take)
         };
         if let Some(kept) = kept {
+            self.counts_no_more(kept.counts);
             self.fail_waits(desk, kept.waits.into_all(), kind);
         }
     }
@@ -279,6 +285,8 @@ impl Core {
         saving.later.iter_mut().for_each(VecDeque::clear);
         (saving.loads, saving.commits, saving.bytes) = (0, 0, 0);
         (saving.pause, saving.failures) = (Time::ZERO, 0);
+        saving.unsaved = bound::Unsaved::default();
+        self.unsaved_full.set(false);
         self.forget_watch();
     }
 

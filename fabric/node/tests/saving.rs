@@ -9,7 +9,7 @@ mod requests;
 
 use std::time::Duration;
 
-use desk::{__paths, Bench, Later};
+use desk::{__paths, Bench, Later, UNSAVED_MAX};
 use epicserver_entity::{At, Cx, Ref};
 use epicserver_macros::{activate, deactivate, entity, exclusive, loaded, message};
 use epicserver_record::Trouble;
@@ -614,4 +614,44 @@ fn without_a_store_nothing_is_saved_and_a_barrier_is_over_at_once() {
     assert_eq!(bench.run(async |_| account().put(1).await), Ok(1));
     assert_eq!(bench.run(async |_| tally().leave().await), Ok(()));
     assert_eq!(bench.run(async |_| tally().count().await), Ok((0, 0)));
+}
+
+#[test]
+fn n41_changes_wait_for_a_store_that_does_not_keep_up_and_none_is_lost() {
+    const TALLIES: u64 = 2_000;
+    let mut bench = bench();
+    bench.run(async |pool| {
+        for key in 0..TALLIES {
+            pool.get::<Tally>(format!("{key}")).count().await.unwrap();
+        }
+    });
+    bench.hold();
+    let all = bench.start(async |pool| {
+        let calls: Vec<_> =
+            (0..TALLIES).map(|key| pool.get::<Tally>(format!("{key}")).add(1)).collect();
+        let mut sum = 0;
+        for call in calls {
+            sum += call.await.unwrap();
+        }
+        sum
+    });
+    bench.pass(Duration::from_secs(3));
+    assert!(all.is_empty(), "some wait");
+    let seen = bench.start(async |pool| {
+        let mut sum = 0;
+        for key in 0..TALLIES {
+            // Those that wait are before it at their entity, not at others.
+            let tally = pool.get::<Tally>(format!("{key}"));
+            sum += u64::from(tally.count().timeout(Duration::from_millis(1)).await.is_ok());
+        }
+        sum
+    });
+    bench.pass(Duration::from_secs(3));
+    let changed = seen.get();
+    assert!(changed < UNSAVED_MAX / 256 + 1 && changed > 100, "{changed} were changed");
+    bench.release();
+    bench.pass(Duration::from_secs(10));
+    assert_eq!(all.get(), u32::try_from(TALLIES).unwrap());
+    assert_eq!(bench.saved::<Tally>("7").unwrap().count, 1);
+    assert_eq!(bench.saved::<Tally>("1999").unwrap().count, 1);
 }

@@ -337,6 +337,12 @@ impl<S, W: Waiting> Activations<S, W> {
         Ok(place)
     }
 
+    /// The bytes that the activation counts for.
+    #[must_use]
+    pub fn bytes_of(&self, place: u32) -> u32 {
+        self.activations.get(place).map_or(0, |activation| activation.bytes)
+    }
+
     /// Says how many bytes the activation counts for now.
     pub fn resize(&mut self, place: u32, bytes: u32) {
         let before = std::mem::replace(&mut self.at_mut(place).bytes, bytes);

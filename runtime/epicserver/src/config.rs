@@ -94,6 +94,10 @@ pub const DEVICE_BYTES_MAX: usize = 63;
 pub const RESOLVE_EVERY_MS_MIN: u64 = 1_000;
 /// Most that [`DiscoveryConfig::resolve_every`] may be, in milliseconds: an hour.
 pub const RESOLVE_EVERY_MS_MAX: u64 = 3_600_000;
+/// Least that [`StoreConfig::unsaved`] may be, in bytes.
+pub const UNSAVED_BYTES_MIN: u64 = 1 << 20;
+/// Most that [`StoreConfig::unsaved`] may be, in bytes.
+pub const UNSAVED_BYTES_MAX: u64 = 1 << 50;
 /// Least that [`RuntimeConfig::memory`] may be, in bytes.
 pub const MEMORY_BYTES_MIN: u64 = 1 << 20;
 /// Most that [`RuntimeConfig::memory`] may be, in bytes.
@@ -503,6 +507,10 @@ pub struct StoreConfig {
     /// Bytes of that file that are kept in memory, [`CACHE_BYTES_MIN`] to [`CACHE_BYTES_MAX`]; 64 MiB unless set.
     #[serde(deserialize_with = "units::bytes::<CACHE_BYTES_MIN, CACHE_BYTES_MAX, _>")]
     pub cache: u64,
+    /// Bytes of states of this node that may be changed and not saved, [`UNSAVED_BYTES_MIN`] to [`UNSAVED_BYTES_MAX`]; 1 GiB unless set. Calls that
+    /// would change others wait then for the store.
+    #[serde(deserialize_with = "units::bytes::<UNSAVED_BYTES_MIN, UNSAVED_BYTES_MAX, _>")]
+    pub unsaved: u64,
     /// The PostgreSQL servers that share the entities, at most [`SERVERS_MAX`], as `postgres://user:password@host/database` or
     /// `host=… user=…`. Neither their number nor their order may change once something is saved.
     #[serde(deserialize_with = "units::servers")]
@@ -517,6 +525,7 @@ impl Default for StoreConfig {
             kind: StoreKind::None,
             path: PathBuf::from("epicserver.redb"),
             cache: 64 << 20,
+            unsaved: 1 << 30,
             servers: Vec::new(),
             tls: None,
         }

@@ -146,6 +146,7 @@ impl Builder {
             fabric: io.is_some(),
             io,
             store: store.clone(),
+            unsaved_bytes_max: self.config.store.unsaved,
             origin: joining.as_ref().map_or_else(fabric::origin, Joining::origin),
         };
         let host = Host::start(options)?;

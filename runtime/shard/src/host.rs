@@ -56,6 +56,8 @@ pub struct Options {
     pub fabric: bool,
     /// Where entities are saved, if they are.
     pub store: Option<Arc<dyn Keeper>>,
+    /// Bytes of states that may be changed and not saved before changes wait, of all shards together.
+    pub unsaved_bytes_max: u64,
     /// What tells the chains of its shards apart from those of other nodes: a random number.
     pub origin: u32,
 }
@@ -351,19 +353,23 @@ fn config(options: &Options, index: usize, shards: u16, door: &Arc<Door>) -> Con
         direct: options.direct,
         seed,
         wakes: Arc::clone(door) as Arc<dyn WakeSink>,
-        saves: options.store.as_ref().map(|_| saves(options.origin)),
+        saves: options
+            .store
+            .as_ref()
+            .map(|_| saves(options.origin, options.unsaved_bytes_max / u64::from(shards))),
         clock: Some(crate::worker::now),
         fault: None,
     }
 }
 
 /// Who saves, where the node is in no fabric: one that began later has a greater epoch.
-fn saves(origin: u32) -> Saves {
+fn saves(origin: u32, unsaved_bytes_max: u64) -> Saves {
     let wall = clock_gettime(ClockId::Realtime);
     let ms = wall.tv_sec.saturating_mul(1_000).saturating_add(wall.tv_nsec / 1_000_000);
     let now_ms = u64::try_from(ms).unwrap_or(0);
     let began_ms = now_ms.saturating_sub(crate::worker::now().as_nanos() / 1_000_000);
-    Saves { node: NodeId::new(u64::from(origin)), epoch: now_ms, began_ms }
+    let node = NodeId::new(u64::from(origin));
+    Saves { node, epoch: now_ms, began_ms, unsaved_bytes_max }
 }
 
 /// A ring for each ordered pair of shards: what each shard has towards every other.

@@ -160,8 +160,9 @@ enum Next {
 }
 
 impl Core {
-    /// A call that has a request's id is about to begin: gives it back if it is to.
+    /// A call is about to begin: gives it back if it is to. One that has a request's id may have been answered.
     pub(crate) fn begins(&self, desk: &Desk, place: u32, request: Request) -> Option<Request> {
+        let request = self.may_change(place, request)?;
         let Some(id) = request.request_id() else { return Some(request) };
         let policy = self.kept(place, |kept| kept.policy);
         if policy != Some(Policy::EveryTurn) || request.method().mode == Mode::Shared {

@@ -52,6 +52,7 @@ impl Gathered {
 impl Core {
     /// The state at `place` has changed.
     pub(crate) fn changed_at(&self, place: u32) {
+        self.counts_as_unsaved(place);
         let saving = &mut *self.saving.borrow_mut();
         let Some(kept) = saving.get(place) else { return };
         if kept.listed {
@@ -383,6 +384,10 @@ impl Core {
             return;
         };
         self.end_waits(desk, waits);
+        if !self.is_unsaved(place) {
+            let counted = self.kept(place, |kept| std::mem::take(&mut kept.counts));
+            self.counts_no_more(counted.unwrap_or(0));
+        }
         match stage {
             Stage::Leaving => self.finish_end(desk, place),
             Stage::Resetting => self.load(place, Path::new(desk.new_chain())),
@@ -420,12 +425,13 @@ impl Core {
         let Some(cell) = self.cell(place) else { return };
         self.not_saved(&cell, why);
         cell.watch();
-        let Some((waits, stage)) = self.kept(place, |kept| {
+        let Some((waits, stage, counted)) = self.kept(place, |kept| {
             kept.waits.begin();
-            (kept.waits.done(), kept.stage.clone())
+            (kept.waits.done(), kept.stage.clone(), std::mem::take(&mut kept.counts))
         }) else {
             return;
         };
+        self.counts_no_more(counted);
         self.fail_waits(desk, waits, kind);
         match stage {
             Stage::Leaving => self.finish_end(desk, place),
@@ -492,17 +498,19 @@ impl Core {
 
     /// After a panic the activation at `place` begins again with what is stored. Says whether it is saved at all.
     pub(crate) fn loads_again(&self, desk: &Desk, place: u32) -> bool {
-        let Some((op, waits)) = self.kept(place, |kept| {
+        let Some((op, waits, counted)) = self.kept(place, |kept| {
             (kept.unsaved, kept.deleted) = (false, false);
+            let counted = std::mem::take(&mut kept.counts);
             let saved = kept.op.is_some();
             if saved {
                 kept.stage = Stage::Resetting;
             }
             // What is being saved was seen before.
-            (saved, kept.waits.unsaved())
+            (saved, kept.waits.unsaved(), counted)
         }) else {
             return false;
         };
+        self.counts_no_more(counted);
         self.fail_waits(desk, waits, ErrorKind::Reset);
         self.table.borrow_mut().set_shut(place, true);
         if !op {

@@ -41,6 +41,7 @@ impl Core {
             listed: false,
             unsaved: false,
             deleted: false,
+            counts: 0,
             reminders: None,
             answers: Answers::default(),
             hook: info.reminds.map(|reminds| reminds.hook),

@@ -21,6 +21,9 @@ impl WakeSink for NoWakes {
     fn wake(&self, _: TurnId) {}
 }
 
+/// Bytes that may be unsaved.
+pub(crate) const UNSAVED_MAX: u64 = 100_000;
+
 /// What a task will give.
 pub(crate) struct Later<R>(Receiver<R>, std::cell::OnceCell<R>);
 
@@ -70,7 +73,10 @@ fn shard(registry: &Arc<Registry>, epoch: Option<u64>) -> Shard {
         direct: true,
         seed: 1,
         wakes: Arc::new(NoWakes),
-        saves: epoch.map(|epoch| Saves { node: NodeId::new(epoch), epoch, began_ms: 1_000_000 }),
+        saves: epoch.map(|epoch| {
+            let node = NodeId::new(epoch);
+            Saves { node, epoch, began_ms: 1_000_000, unsaved_bytes_max: UNSAVED_MAX }
+        }),
         clock: None,
         fault: None,
     })
