@@ -126,6 +126,21 @@ struct Generated {
     methods: Vec<Method>,
 }
 
+/// What is said of a method, as a type.
+struct Implementation<'a> {
+    cfgs: &'a TokenStream,
+    marker: &'a TokenStream,
+    arguments: TokenStream,
+    reply: TokenStream,
+    output: TokenStream,
+    /// How that comes of `outcome`.
+    outcome: TokenStream,
+    name: &'a str,
+    mode: Mode,
+    looks: bool,
+    start: TokenStream,
+}
+
 impl Generated {
     fn cfgs(&self, method: &Method) -> TokenStream {
         let own = attributes_called(&method.attrs, &["cfg"]);
@@ -219,20 +234,25 @@ impl Generated {
 
     /// What a node has to know of the method.
     fn method(&self, method: &Method) -> TokenStream {
-        let Self { home, own, .. } = self;
+        let Self { home, .. } = self;
         let (cfgs, marker, reply) = (self.cfgs(method), self.marker(method), &method.reply);
         let name = method.name.unraw().to_string();
         let types = method.arguments.iter().map(|argument| &argument.ty);
         // An argument that is no message is shown where the arguments are written.
         let arguments = quote_spanned!(generated(method.place)=> (#(#types,)*));
-        let mode = match method.mode {
-            Mode::Turn => quote!(Turn),
-            Mode::Shared => quote!(Shared),
-            Mode::Exclusive => quote!(Exclusive),
-        };
-        let looks = method.looks;
         let (output, outcome) = self.output(method);
-        let start = self.start(method);
+        let implementation = self.implementation(&Implementation {
+            cfgs: &cfgs,
+            marker: &marker,
+            arguments,
+            reply: reply.clone(),
+            output,
+            outcome,
+            name: &name,
+            mode: method.mode,
+            looks: method.looks,
+            start: self.start(method),
+        });
         let repeatable = (method.mode != Mode::Shared).then(|| {
             quote! {
                 #cfgs
@@ -240,9 +260,19 @@ impl Generated {
                 impl #home::Repeatable for #marker {}
             }
         });
-        quote! {
-            #repeatable
+        quote!(#repeatable #implementation)
+    }
 
+    fn implementation(&self, of: &Implementation<'_>) -> TokenStream {
+        let Self { home, own, .. } = self;
+        let Implementation { cfgs, marker, arguments, reply, output, outcome, .. } = of;
+        let Implementation { name, looks, start, .. } = of;
+        let mode = match of.mode {
+            Mode::Turn => quote!(Turn),
+            Mode::Shared => quote!(Shared),
+            Mode::Exclusive => quote!(Exclusive),
+        };
+        quote! {
             #cfgs
             #[automatically_derived]
             #[allow(deprecated, clippy::all, clippy::pedantic, clippy::nursery)]
@@ -351,15 +381,27 @@ impl Generated {
                     #home::remind_shared(cx, args, <#own>::#name)
                 })
             };
-            (quote!(Shared), start)
+            (Mode::Shared, start)
         } else {
             let start = quote! {
                 #home::run::turn::<Self>(call, &cell, |state, cell, args| {
                     #home::remind_turn(cell, &args, |reminder| <#own>::#name(state, #at reminder))
                 })
             };
-            (quote!(Turn), start)
+            (Mode::Turn, start)
         };
+        let implementation = self.implementation(&Implementation {
+            cfgs: &cfgs,
+            marker: &marker,
+            arguments: quote!(#home::RemindArgs),
+            reply: quote!(()),
+            output: quote!(::core::result::Result<(), #home::wire::CallError>),
+            outcome: quote!(outcome),
+            name: "#[reminded]",
+            mode,
+            looks: false,
+            start,
+        });
         Some(quote! {
             #cfgs
             #[doc(hidden)]
@@ -378,36 +420,7 @@ impl Generated {
                 "an entity that is never saved has no reminders: leave `saved = \"never\"` out, or `#[reminded]`"
             );
 
-            #cfgs
-            #[automatically_derived]
-            #[allow(deprecated, clippy::all, clippy::pedantic, clippy::nursery)]
-            impl #home::Method for #marker {
-                type Entity = #own;
-                type Args = #home::RemindArgs;
-                type Reply = ();
-                type Output = ::core::result::Result<(), #home::wire::CallError>;
-                const NAME: &'static str = "#[reminded]";
-                const MODE: #home::Mode = #home::Mode::#mode;
-
-                fn output(outcome: Self::Output) -> Self::Output {
-                    outcome
-                }
-
-                fn start(
-                    call: ::std::boxed::Box<#home::Envelope<Self>>,
-                    cell: ::std::rc::Rc<#home::StateCell<Self::Entity>>,
-                ) -> #home::Started<Self> {
-                    #start
-                }
-
-                fn pool() -> &'static ::std::thread::LocalKey<#home::MethodPool<Self>> {
-                    ::std::thread_local! {
-                        static POOL: #home::MethodPool<#marker> =
-                            const { #home::MethodPool::new() };
-                    }
-                    &POOL
-                }
-            }
+            #implementation
         })
     }
 
