@@ -246,6 +246,17 @@ pub(crate) fn pin(cpu: CoreId) -> Result<(), Failure> {
     }
 }
 
+/// What lasts, as for all rounds of a case, made when it is first needed.
+pub(crate) fn made<T>(
+    lasting: &mut Option<T>,
+    make: impl FnOnce() -> Result<T, Failure>,
+) -> Result<&mut T, Failure> {
+    Ok(match lasting {
+        Some(made) => made,
+        empty @ None => empty.insert(make()?),
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::{Arc, Mutex};

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 
-use crate::case::{Effort, Failure, Sample, median};
+use crate::case::{Effort, Failure, Sample, made, median};
 
 /// The longest single operation that is told apart from longer ones.
 const LATENCY_NS_MAX: u64 = 60_000_000_000;
@@ -70,10 +70,8 @@ impl Laps {
             return Ok(());
         }
         self.batches.push(took.as_secs_f64() * 1e9);
-        let latencies = match &mut self.latencies {
-            Some(latencies) => latencies,
-            empty @ None => empty.insert(Histogram::new_with_max(LATENCY_NS_MAX, 3)?),
-        };
+        let none_yet = || Ok(Histogram::new_with_max(LATENCY_NS_MAX, 3)?);
+        let latencies = made(&mut self.latencies, none_yet)?;
         latencies.saturating_record(u64::try_from(took.as_nanos())?);
         Ok(())
     }

@@ -8,7 +8,7 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 
-use crate::case::{Failure, Round, Sample};
+use crate::case::{Failure, Round, Sample, made};
 use crate::floors::raw_redb::{RECORD, fill};
 use crate::ours::store::{Batch, Folder, longer};
 
@@ -20,10 +20,7 @@ pub(crate) fn rate(batch: &Batch) -> impl FnMut(&Round) -> Result<Sample, Failur
     let batch = batch.clone();
     let mut log = None;
     move |round| {
-        let (_, file) = match &mut log {
-            Some(log) => log,
-            empty @ None => empty.insert(begin()?),
-        };
+        let (_, file) = made(&mut log, begin)?;
         let batch = batch.records()?;
         let mut bytes = Vec::with_capacity(batch as usize * RECORD);
         let (mut laps, mut version, mut at) = (longer(round).laps(), 0, 0);

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition};
 
-use crate::case::{Failure, Round, Sample};
+use crate::case::{Failure, Round, Sample, made};
 use crate::ours::store::{Batch, Folder, longer, use_both_cpus};
 
 /// As long as ours: the name of an entity that has a number.
@@ -107,10 +107,7 @@ pub(crate) fn rate(
     let batch = batch.clone();
     let mut file = None;
     move |round| {
-        let file = match &mut file {
-            Some(file) => file,
-            empty @ None => empty.insert(File::new(records)?),
-        };
+        let file = made(&mut file, || File::new(records))?;
         let batch = batch.records()?.min(records);
         let mut laps = longer(round).laps();
         while laps.begin() {
@@ -182,10 +179,7 @@ impl Between {
 pub(crate) fn get(records: u32) -> impl FnMut(&Round) -> Result<Sample, Failure> {
     let mut file = None;
     move |round| {
-        let file = match &mut file {
-            Some(file) => file,
-            empty @ None => empty.insert(File::new(records)?),
-        };
+        let file = made(&mut file, || File::new(records))?;
         let between = Between::default();
         thread::scope(|scope| {
             let reader = scope.spawn(|| {

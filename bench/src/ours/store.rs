@@ -24,7 +24,7 @@ use hdrhistogram::Histogram;
 use redb::{Database, ReadableDatabase as _, TableDefinition};
 use rustix::thread::{CpuSet, sched_setaffinity};
 
-use crate::case::{Effort, Failure, Round, Sample};
+use crate::case::{Effort, Failure, Round, Sample, made};
 use crate::floors::raw_pg::{self, Served};
 use entities::{Account, Busy, Bystander, Crowd, Meanwhile, Page, Plain};
 
@@ -120,11 +120,9 @@ impl Stored {
     }
 
     fn config(&self) -> Result<Config, Failure> {
-        let mut config = Config::load(None)?;
+        let mut config = of_one_shard(&self.folder)?;
         config.store.kind = StoreKind::Redb;
         config.store.path = self.folder.file("store.redb");
-        config.node.shards = NonZeroUsize::new(1);
-        config.runtime.run_dir = Some(self.folder.file("run"));
         Ok(config)
     }
 
@@ -159,6 +157,14 @@ impl Stored {
         let number = number.ok_or("the store does not number its transactions")?;
         Ok(u64::from_le_bytes(number.value().try_into()?))
     }
+}
+
+/// A node of one shard, and of nothing else yet.
+fn of_one_shard(folder: &Folder) -> Result<Config, Failure> {
+    let mut config = Config::load(None)?;
+    config.node.shards = NonZeroUsize::new(1);
+    config.runtime.run_dir = Some(folder.file("run"));
+    Ok(config)
 }
 
 /// Runs `task` on a node of these entities, and stops that in order.
@@ -228,12 +234,8 @@ pub(crate) fn write_behind(batch: &Batch) -> impl FnMut(&Round) -> Result<Sample
     move |round| {
         use_both_cpus(round)?;
         let round = longer(round);
-        let stored = match &mut stored {
-            Some(stored) => stored,
-            empty @ None => {
-                empty.insert(Stored::new(async |pool| load(&pages(&pool, 2 * GROUP)).await)?)
-            }
-        };
+        let stored =
+            made(&mut stored, || Stored::new(async |pool| load(&pages(&pool, 2 * GROUP)).await))?;
         stored.measure(&batch, async move |pool| {
             let pages = pages(&pool, 2 * GROUP);
             load(&pages).await?;
@@ -249,12 +251,9 @@ pub(crate) fn every_turn(batch: &Batch) -> impl FnMut(&Round) -> Result<Sample, 
     move |round| {
         use_both_cpus(round)?;
         let round = longer(round);
-        let stored = match &mut stored {
-            Some(stored) => stored,
-            empty @ None => {
-                empty.insert(Stored::new(async |pool| pool.get::<Crowd>(0).once(CALLERS).await)?)
-            }
-        };
+        let stored = made(&mut stored, || {
+            Stored::new(async |pool| pool.get::<Crowd>(0).once(CALLERS).await)
+        })?;
         stored.measure(&batch, async move |pool| {
             let crowd = pool.get::<Crowd>(0);
             crowd.once(CALLERS).await?;
@@ -277,12 +276,8 @@ pub(crate) fn cold_call() -> impl FnMut(&Round) -> Result<Sample, Failure> {
     move |round| {
         use_both_cpus(round)?;
         let round = *round;
-        let stored = match &mut stored {
-            Some(stored) => stored,
-            empty @ None => {
-                empty.insert(Stored::new(async |pool| load(&pages(&pool, COLD)).await)?)
-            }
-        };
+        let stored =
+            made(&mut stored, || Stored::new(async |pool| load(&pages(&pool, COLD)).await))?;
         stored.run(async move |pool| {
             let pages = pages(&pool, COLD);
             load(&pages).await?;
@@ -314,11 +309,9 @@ pub(crate) fn pg_write_behind(
         use_both_cpus(round)?;
         let round = longer(round);
         let folder = Folder::new()?;
-        let mut config = Config::load(None)?;
+        let mut config = of_one_shard(&folder)?;
         config.store.kind = StoreKind::Postgres;
         config.store.servers = vec![Secret::new(&database.directly())];
-        config.node.shards = NonZeroUsize::new(1);
-        config.runtime.run_dir = Some(folder.file("run"));
         let measured = run_node(&config, async move |pool| {
             let pages = pages(&pool, 2 * SMALL_GROUP);
             load(&pages).await?;
@@ -382,12 +375,9 @@ pub(crate) fn call_beside_saving(
     move |round| {
         use_both_cpus(round)?;
         let (round, meanwhile) = (longer(round), pace.saved());
-        let stored = match &mut stored {
-            Some(stored) => stored,
-            empty @ None => {
-                empty.insert(Stored::new(async |pool| load(&pages(&pool, 2 * SMALL_GROUP)).await)?)
-            }
-        };
+        let stored = made(&mut stored, || {
+            Stored::new(async |pool| load(&pages(&pool, 2 * SMALL_GROUP)).await)
+        })?;
         let measured = stored.run(async move |pool| {
             load(&pages(&pool, 2 * SMALL_GROUP)).await?;
             watch(&pool, meanwhile, &round).await
@@ -407,9 +397,7 @@ pub(crate) fn call_without_saving(
         use_both_cpus(round)?;
         let (round, meanwhile) = (longer(round), pace.unsaved());
         let folder = Folder::new()?;
-        let mut config = Config::load(None)?;
-        config.node.shards = NonZeroUsize::new(1);
-        config.runtime.run_dir = Some(folder.file("run"));
+        let config = of_one_shard(&folder)?;
         let measured = run_node(&config, async move |pool| watch(&pool, meanwhile, &round).await);
         Ok(measured??.0)
     }
