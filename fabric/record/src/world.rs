@@ -65,14 +65,19 @@ impl World {
     fn scan(&self, range: Range, mut after: Option<Name>, limit: usize) -> Answer {
         let mut page = Page::new(range.clone(), limit);
         loop {
-            let mut rows = self.between(&range, after.as_ref());
-            let jumps_behind = rows.find_map(|(name, bytes)| {
-                let room = page.push(name.as_bytes(), bytes);
-                (!room || range.is_sparse()).then(|| room.then(|| name.clone()))
-            });
+            let mut jumps_behind = None;
+            for (name, bytes) in self.between(&range, after.as_ref()) {
+                if !page.push(name.as_bytes(), bytes) {
+                    break;
+                }
+                if range.is_sparse() {
+                    jumps_behind = Some(name.clone());
+                    break;
+                }
+            }
             match jumps_behind {
-                Some(Some(name)) => after = Some(name),
-                Some(None) | None => return page.finish(),
+                Some(name) => after = Some(name),
+                None => return page.finish(),
             }
         }
     }
