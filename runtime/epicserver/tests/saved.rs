@@ -115,6 +115,13 @@ fn node(config: &Config) -> Result<Node, NodeError> {
         .start()
 }
 
+/// Two nodes of one fabric, which wait for each other.
+fn two_nodes(config: &Config) -> (Node, Node) {
+    let other = config.clone();
+    let other = std::thread::spawn(move || node(&other).expect("it joins"));
+    (node(config).expect("it joins"), other.join().expect("it has started"))
+}
+
 const ENTITIES: u64 = 100;
 
 async fn add_to_all(pool: Pool) -> Vec<(u64, u64)> {
@@ -153,10 +160,7 @@ fn go_to_another_node(mut config: Config) {
     within(move || {
         config.fabric.nodes = 2;
         config.node.shards = NonZeroUsize::new(1);
-        let other = config.clone();
-        let other = std::thread::spawn(move || node(&other).expect("it joins"));
-        let one = node(&config).expect("it joins");
-        let other = other.join().expect("it has started");
+        let (one, other) = two_nodes(&config);
         assert_eq!(one.run(add_to_all).expect("it runs"), vec![(1, 1); 100]);
         assert!(one.stop(), "it hands over what it has, and has it saved");
         assert_eq!(other.run(add_to_all).expect("it runs"), vec![(2, 2); 100]);
@@ -179,10 +183,7 @@ fn requests_that_are_sent_again_over_the_fabric_and_after_a_restart_run_once() {
         let mut config = config(folder.path());
         config.fabric.nodes = 2;
         for repeats in 1..=2 {
-            let other = config.clone();
-            let other = std::thread::spawn(move || node(&other).expect("it joins"));
-            let one = node(&config).expect("it joins");
-            let other = other.join().expect("it has started");
+            let (one, other) = two_nodes(&config);
             for node in [&one, &other] {
                 let counts = node.run(async move |pool| add_by_requests(&pool, repeats).await);
                 let first_and_own = (0..ENTITIES).flat_map(|_| [1, 1 + repeats]);
@@ -209,12 +210,7 @@ async fn add_by_requests(pool: &Pool, turn: u64) -> Vec<u64> {
 fn are_reminded(mut config: Config) {
     within(move || {
         config.fabric.nodes = 2;
-        let start = |config: &Config| {
-            let other = config.clone();
-            let other = std::thread::spawn(move || node(&other).expect("it joins"));
-            (node(config).expect("it joins"), other.join().expect("it has started"))
-        };
-        let (one, other) = start(&config);
+        let (one, other) = two_nodes(&config);
         one.run(async |pool| {
             for key in 0..ENTITIES {
                 pool.get::<Alarm>(key).set("soon".to_owned(), 500).await.expect("it is saved");
@@ -231,7 +227,7 @@ fn are_reminded(mut config: Config) {
         };
         other.run(async move |pool| have_rung(pool, 0, "soon").await).expect("it runs");
         assert!(other.stop());
-        let (one, other) = start(&config);
+        let (one, other) = two_nodes(&config);
         one.run(async move |pool| have_rung(pool, ENTITIES, "late").await).expect("it runs");
         assert!(other.stop() && one.stop());
     });
