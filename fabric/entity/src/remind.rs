@@ -45,20 +45,20 @@ impl Reminder {
     pub fn new(label: impl Into<String>, due: Duration, every: Option<Duration>) -> Self {
         Self { label: label.into(), due, every, missed: 0 }
     }
+
+    /// As the arguments say.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn of((label, due_ms, period_ms, missed): Args) -> Self {
+        let due = Duration::from_millis(due_ms);
+        let every = (period_ms > 0).then(|| Duration::from_millis(period_ms));
+        Self { label, due, every, missed }
+    }
 }
 
 /// A reminder as the arguments of a call: label, when it was due in ms, its period in ms or 0, what was missed.
 #[doc(hidden)]
 pub type Args = (String, u64, u64, u64);
-
-fn reminder((label, due_ms, period_ms, missed): &Args) -> Reminder {
-    Reminder {
-        label: label.clone(),
-        due: Duration::from_millis(*due_ms),
-        every: (*period_ms > 0).then(|| Duration::from_millis(*period_ms)),
-        missed: *missed,
-    }
-}
 
 /// An entity with a `#[reminded]` hook.
 #[diagnostic::on_unimplemented(
@@ -99,7 +99,7 @@ async fn call<T: Reminded>(id: EntityId, args: Args) -> Result<(), CallError> {
 #[doc(hidden)]
 pub fn remind_turn<T: Entity>(cell: &Rc<StateCell<T>>, args: &Args, hook: impl FnOnce(Reminder)) {
     if has(cell, args) {
-        hook(reminder(args));
+        hook(Reminder::of(args.clone()));
     }
     has_run(cell, args);
 }
@@ -113,7 +113,7 @@ pub async fn remind_shared<T: Entity, F: Future<Output = ()>>(
 ) {
     let cell = Rc::clone(cx.cell());
     if has(&cell, &args) {
-        hook(cx, reminder(&args)).await;
+        hook(cx, Reminder::of(args.clone())).await;
     }
     has_run(&cell, &args);
 }

@@ -22,12 +22,12 @@ mod wait;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use epicserver_entity::{Desk, Policy, TypeInfo};
+use epicserver_entity::{Desk, Policy, Request, TypeInfo};
 use epicserver_record::{Done, Op, OpId, Owner, Slot};
 use epicserver_wire::{ClassId, EntityId, MethodId, Path, Time};
 
 use crate::config::Saves;
-use crate::core::Core;
+use crate::core::{Core, Mail};
 use crate::{Config, Effect, Notice};
 use agenda::Reminders;
 use answers::Answers;
@@ -147,6 +147,18 @@ impl Saving {
         self.kept.get_mut(place as usize)?.as_deref_mut()
     }
 
+    /// Something is asked, of which this tells the answer.
+    fn ask(&mut self, asked: Asked) -> u64 {
+        let id = self.next_id();
+        self.asked.insert(id, asked);
+        id
+    }
+
+    fn next_id(&mut self) -> u64 {
+        self.next += 1;
+        self.next
+    }
+
     fn has_room(&self) -> bool {
         self.commits < COMMITS_MAX && self.bytes < COMMITS_BYTES_MAX
     }
@@ -204,9 +216,7 @@ impl Core {
     /// Asks for what is stored of an activation, at once if there is room, else before anything of that kind that is asked later.
     fn ask_load(&self, op: Op, asked: Asked) -> u64 {
         let saving = &mut *self.saving.borrow_mut();
-        saving.next += 1;
-        let id = saving.next;
-        saving.asked.insert(id, asked);
+        let id = saving.ask(asked);
         if saving.loads >= LOADS_MAX {
             saving.unsent.push_back((id, op));
             return id;
@@ -217,13 +227,24 @@ impl Core {
     }
 
     /// Asks for reminders, of which there is a bounded number under way (**N36**).
-    fn ask_rows(&self, op: Op, asked: Asked) -> u64 {
-        let saving = &mut *self.saving.borrow_mut();
-        saving.next += 1;
-        let id = saving.next;
-        saving.asked.insert(id, asked);
+    fn ask_rows(&self, op: Op, asked: Asked) {
+        let id = self.saving.borrow_mut().ask(asked);
         self.effect(Effect::Store { id: OpId(id), op });
-        id
+    }
+
+    /// A call that was about to begin at `place` waits, before all others, until the activation is opened.
+    fn wait_shut(&self, place: u32, request: Request) {
+        let mut table = self.table.borrow_mut();
+        table.put_back(place, Mail::Call(request));
+        table.set_shut(place, true);
+    }
+
+    /// Those that wait so go on, unless they wait for something else by now.
+    fn open_again(&self, place: u32) {
+        if self.kept(place, |kept| kept.stage == Stage::Active) == Some(true) {
+            self.table.borrow_mut().set_shut(place, false);
+            self.schedule(place);
+        }
     }
 
     /// The store has answered.

@@ -307,6 +307,12 @@ impl Core {
         }
     }
 
+    /// What `token` asked for is refused.
+    pub(crate) fn refuse_token(&self, desk: &Desk, token: Token, kind: ErrorKind) {
+        let error = CallError::refused(kind, self.chain_of(token));
+        self.complete(desk, token, Answer::Failed(error));
+    }
+
     pub(crate) fn refuse(&self, desk: &Desk, request: Request, kind: ErrorKind) {
         let head = request.head();
         let (caller, chain) = (head.caller, head.path.chain());

@@ -45,8 +45,7 @@ fn passage_to<'a>(
 impl Core {
     /// Sends a call to whoever owns its callee.
     pub(crate) fn direct(&self, desk: &Desk, posted: Posted, now: bool) {
-        let site = self.realm.borrow().ownership.as_ref().map(|o| o.site(posted.request.to()));
-        let Some(site) = site else {
+        let Some(site) = self.site_of(&posted) else {
             return self.stand(desk, posted, |lines, slot, posted| {
                 lines.push(slot, posted);
                 lines.await_view(slot, 1);
@@ -60,6 +59,11 @@ impl Core {
             },
         };
         self.to_owner(desk, site, posted, now);
+    }
+
+    /// Where its callee is, if there is a view.
+    fn site_of(&self, posted: &Posted) -> Option<Site> {
+        self.realm.borrow().ownership.as_ref().map(|o| o.site(posted.request.to()))
     }
 
     fn to_owner(&self, desk: &Desk, site: Site, posted: Posted, now: bool) {
@@ -339,8 +343,8 @@ impl Core {
             let Some(posted) = next else { break };
             let posted = self.revive(desk, posted).and_then(|posted| self.pass(desk, posted));
             let Some(posted) = posted else { continue };
-            let site = self.realm.borrow().ownership.as_ref().map(|o| o.site(posted.request.to()));
-            self.to_owner(desk, site.unwrap_or(Site::Nowhere), posted, false);
+            let site = self.site_of(&posted).unwrap_or(Site::Nowhere);
+            self.to_owner(desk, site, posted, false);
         }
         self.realm.borrow_mut().goes_on = false;
         self.tunes.set(true);

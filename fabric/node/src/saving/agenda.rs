@@ -10,10 +10,10 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use epicserver_entity::{Answer, Desk, Due, Reminder};
+use epicserver_entity::{Desk, Due, Reminder};
 use epicserver_record::limits::{REMINDERS_MAX, ROWS_MAX};
 use epicserver_record::{Agenda, Envelope, Name, Record, Row, TooLong, agenda};
-use epicserver_wire::{CallError, EntityId, ErrorKind, Token};
+use epicserver_wire::{EntityId, ErrorKind, Token};
 
 use super::Kept;
 use super::answers::ANSWERS_A_SAVE;
@@ -63,7 +63,7 @@ impl Reminders {
         self.more
     }
 
-    /// What is to change of the rows, as many as one save takes, for what has `envelope` and is `gone` or not.
+    /// What is to change of the rows, as many as one save takes, for what is `gone` or not; they get `envelope`.
     pub(super) fn rows(
         &mut self,
         entity: &EntityId,
@@ -73,14 +73,13 @@ impl Reminders {
         if gone {
             self.agenda = Agenda::default();
         }
-        let envelope = Envelope { codec: 0, layout: 0, schema: 0, tombstone: false, ..*envelope };
         let (mut rows, mut wanted) = (Vec::new(), BTreeSet::new());
         self.first_ms = None;
         for reminder in self.agenda.reminders() {
             let Some(name) = name_of(entity, reminder) else { continue };
             if !self.sure || !self.lie.contains(&name) {
                 let period = reminder.period_ms.to_le_bytes();
-                rows.push(Row::Put(Record::seal(&name, &envelope, &period)?));
+                rows.push(Row::Put(Record::seal(&name, envelope, &period)?));
                 self.first_ms = Some(self.first_ms.unwrap_or(u64::MAX).min(reminder.due_ms));
             }
             wanted.insert(name);
@@ -129,8 +128,8 @@ impl Core {
         let put = self.kept(place, |kept| kept.reminders_mut().put(reminder));
         match put {
             Some(true) => self.agenda_changed(desk, place, token),
-            Some(false) => self.refuse_token(desk, token, ErrorKind::Overloaded),
-            None => self.refuse_token(desk, token, ErrorKind::StoreUnavailable),
+            Some(false) => self.refuse_if_told(desk, token, ErrorKind::Overloaded),
+            None => self.refuse_if_told(desk, token, ErrorKind::StoreUnavailable),
         }
     }
 
@@ -160,10 +159,9 @@ impl Core {
         }
     }
 
-    fn refuse_token(&self, desk: &Desk, token: Option<Token>, kind: ErrorKind) {
+    fn refuse_if_told(&self, desk: &Desk, token: Option<Token>, kind: ErrorKind) {
         if let Some(token) = token {
-            let error = CallError::refused(kind, self.chain_of(token));
-            self.complete(desk, token, Answer::Failed(error));
+            self.refuse_token(desk, token, kind);
         }
     }
 
@@ -173,11 +171,7 @@ impl Core {
             kept.reminders.as_ref().map(|all| all.agenda.reminders().to_vec()).unwrap_or_default()
         });
         let all = all.unwrap_or_default().into_iter();
-        all.map(|agenda::Reminder { label, due_ms, period_ms }| {
-            let every = (period_ms > 0).then(|| Duration::from_millis(period_ms));
-            Reminder::new(label, Duration::from_millis(due_ms), every)
-        })
-        .collect()
+        all.map(|one| Reminder::of((one.label, one.due_ms, one.period_ms, 0))).collect()
     }
 
     /// Whether the entity at `place` has this reminder, due then.

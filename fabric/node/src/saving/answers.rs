@@ -18,8 +18,8 @@ use epicserver_record::{Answer, Envelope, Name, Op, Range, Record, Row, TooLong,
 use epicserver_wire::frame::{Frame, Part};
 use epicserver_wire::{CallError, EntityId, ErrorKind, Ran};
 
-use super::{Asked, Kept, Stage};
-use crate::core::{Core, Mail};
+use super::{Asked, Kept};
+use crate::core::Core;
 
 /// Answers that one entity keeps.
 const ANSWERS_MAX: usize = 1_000;
@@ -204,20 +204,6 @@ impl Core {
         None
     }
 
-    /// The call waits, before all others, until the activation is opened.
-    fn wait_shut(&self, place: u32, request: Request) {
-        let mut table = self.table.borrow_mut();
-        table.put_back(place, Mail::Call(request));
-        table.set_shut(place, true);
-    }
-
-    pub(super) fn open_again(&self, place: u32) {
-        if self.kept(place, |kept| kept.stage == Stage::Active) == Some(true) {
-            self.table.borrow_mut().set_shut(place, false);
-            self.schedule(place);
-        }
-    }
-
     /// Asks for what the entity at `place` has answered, from behind a row on; `known` is what came before.
     fn read_answers(&self, place: u32, after: Option<Name>, known: Box<Known>) {
         let Some(cell) = self.cell(place) else { return };
@@ -229,15 +215,9 @@ impl Core {
 
     /// A page of them.
     pub(super) fn found_answers(&self, (place, op): (u32, u64), result: Result<Answer, Trouble>) {
-        let read = |kept: &mut Kept| match std::mem::take(&mut kept.answers) {
-            Answers::Reading(asked, known) if asked == op => Some(known),
-            other @ (Answers::Unread
-            | Answers::Reading(..)
-            | Answers::Failed(_)
-            | Answers::Known(_)) => {
-                kept.answers = other;
-                None
-            }
+        let read = |kept: &mut Kept| match &mut kept.answers {
+            Answers::Reading(asked, known) if *asked == op => Some(std::mem::take(known)),
+            Answers::Unread | Answers::Reading(..) | Answers::Failed(_) | Answers::Known(_) => None,
         };
         let Some(mut known) = self.kept(place, read).flatten() else { return };
         let answers = match result {

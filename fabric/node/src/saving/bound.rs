@@ -10,8 +10,8 @@
 
 use epicserver_entity::{Policy, Request};
 
-use super::Stage;
-use crate::core::{Core, Mail};
+use super::{Kept, Stage};
+use crate::core::Core;
 
 /// What an activation counts for, beside what its state takes.
 const ACTIVATION: u64 = 256;
@@ -30,7 +30,7 @@ impl Core {
         let bytes = ACTIVATION + u64::from(self.table.borrow().bytes_of(place));
         let saving = &mut *self.saving.borrow_mut();
         // What only its entity saves would be waited for by all others.
-        let waits = |kept: &&mut super::Kept| {
+        let waits = |kept: &&mut Kept| {
             let saved = matches!(kept.policy, Policy::WriteBehind { .. } | Policy::EveryTurn);
             saved && kept.counts == 0
         };
@@ -56,18 +56,14 @@ impl Core {
 
     /// A call is about to begin: gives it back if it may.
     pub(super) fn may_change(&self, place: u32, request: Request) -> Option<Request> {
-        let full = {
-            let saving = &mut *self.saving.borrow_mut();
-            let full = saving.unsaved.bytes >= self.unsaved_bytes_max();
-            let clean = |kept: &mut super::Kept| kept.counts == 0 && kept.stage == Stage::Active;
-            full && saving.get(place).is_some_and(clean)
-        };
-        if !full || request.method().looks {
+        if !self.unsaved_full.get() || request.method().looks {
             return Some(request);
         }
-        let mut table = self.table.borrow_mut();
-        table.put_back(place, Mail::Call(request));
-        table.set_shut(place, true);
+        let clean = |kept: &mut Kept| kept.counts == 0 && kept.stage == Stage::Active;
+        if self.kept(place, clean) != Some(true) {
+            return Some(request);
+        }
+        self.wait_shut(place, request);
         self.saving.borrow_mut().unsaved.stalled.push(place);
         None
     }

@@ -135,7 +135,7 @@ impl Core {
             }
         }
         if is_all && !self.may_gather_more() {
-            self.ask_gathered();
+            self.commit(&mut self.saving.borrow_mut());
         }
     }
 
@@ -143,16 +143,19 @@ impl Core {
     fn gather(&self, place: u32, save: Save) {
         let now = self.time();
         let saving = &mut *self.saving.borrow_mut();
-        let begin = || {
-            saving.next += 1;
-            let id = saving.next;
-            Gathered { id, since: now, places: Vec::new(), saves: Vec::new(), bytes: 0 }
-        };
-        let gathered = saving.gathered.get_or_insert_with(begin);
+        let id = saving.gathered.as_ref().map(|gathered| gathered.id);
+        let id = id.unwrap_or_else(|| saving.next_id());
+        let gathered = saving.gathered.get_or_insert_with(|| Gathered {
+            id,
+            since: now,
+            places: Vec::new(),
+            saves: Vec::new(),
+            bytes: 0,
+        });
         gathered.bytes += save.bytes();
         gathered.places.push(place);
         gathered.saves.push(save);
-        let (id, is_full) = (gathered.id, gathered.is_full());
+        let is_full = gathered.is_full();
         if let Some(kept) = saving.get(place) {
             kept.op = kept.op.map(|(_, sum)| (id, sum));
         }
@@ -168,10 +171,7 @@ impl Core {
         since.is_some_and(|since| self.time() < since + GATHER) && self.has_turns_ready()
     }
 
-    fn ask_gathered(&self) {
-        self.commit(&mut self.saving.borrow_mut());
-    }
-
+    /// Asks what was gathered.
     fn commit(&self, saving: &mut Saving) {
         let Some(Gathered { id, places, saves, bytes, .. }) = saving.gathered.take() else {
             return;
@@ -269,11 +269,11 @@ impl Core {
         let envelope = envelope.ok_or(NotWritten::State(Unsaved::Nothing))?;
         let name = Name::state(cell.id());
         let rows = |kept: &mut Kept| {
+            let beside = Envelope { codec: 0, layout: 0, schema: 0, tombstone: false, ..envelope };
             let mut rows = match &mut kept.reminders {
-                Some(reminders) => reminders.rows(cell.id(), &envelope, deleted)?,
+                Some(reminders) => reminders.rows(cell.id(), &beside, deleted)?,
                 None => Vec::new(),
             };
-            let beside = Envelope { codec: 0, layout: 0, schema: 0, tombstone: false, ..envelope };
             rows.extend(kept.answers.rows(cell.id(), &beside, ROWS_MAX - rows.len())?);
             Ok::<_, TooLong>(rows)
         };
@@ -384,14 +384,15 @@ impl Core {
             return;
         };
         self.end_waits(desk, waits);
-        if !self.is_unsaved(place) {
+        let unsaved = self.is_unsaved(place);
+        if !unsaved {
             let counted = self.kept(place, |kept| std::mem::take(&mut kept.counts));
             self.counts_no_more(counted.unwrap_or(0));
         }
         match stage {
             Stage::Leaving => self.finish_end(desk, place),
             Stage::Resetting => self.load(place, Path::new(desk.new_chain())),
-            Stage::Active if self.is_unsaved(place) => {
+            Stage::Active if unsaved => {
                 // Whoever waits does so no longer than they have to.
                 let waited = self.kept(place, |kept| !kept.waits.is_empty()) == Some(true);
                 if waited { self.save_soon(place) } else { self.changed_at(place) }

@@ -43,6 +43,8 @@ type Outcomes = Rc<RefCell<Vec<(Slot, bool)>>>;
 pub(crate) struct Watch {
     /// Classes whose entities can be reminded.
     classes: Vec<ClassId>,
+    /// It is the shard that reads what is due first in each slot, and tells the others.
+    first: bool,
     /// When the first reminder of a slot is due, of those that have any, in ms.
     due: BTreeMap<Slot, u64>,
     /// The same, by time, but for those that are looked at.
@@ -63,7 +65,16 @@ impl Watch {
             Some(_) => reminds.map(|info| info.class).collect(),
             None => BTreeSet::new(),
         };
-        Self { classes: classes.into_iter().collect(), ..Self::default() }
+        Self::of(classes.into_iter().collect(), config.shard == ShardId::new(0))
+    }
+
+    fn of(classes: Vec<ClassId>, first: bool) -> Self {
+        Self { classes, first, ..Self::default() }
+    }
+
+    /// When all slots are to be looked at anew.
+    fn next_read(&self) -> Option<Time> {
+        (self.first && !self.reads).then_some(self.anew)
     }
 
     /// Something of `slot` is due then, or later.
@@ -110,11 +121,11 @@ impl Watch {
 
     /// `slot` is not looked at any more, and has something due at `again_ms`, if anything.
     fn leave(&mut self, slot: Slot, again_ms: Option<u64>) {
-        self.busy.remove(&slot);
-        if let Some(again_ms) = again_ms {
-            self.expect(slot, again_ms);
+        match again_ms {
+            Some(again_ms) => self.park(slot, again_ms),
+            None => drop(self.busy.remove(&slot)),
         }
-        // What was heard of meanwhile.
+        // Something else may have been heard of meanwhile.
         self.order.extend(self.due.get(&slot).map(|due_ms| (*due_ms, slot)));
     }
 
@@ -164,9 +175,7 @@ impl Core {
             if self.is_stopping() {
                 return;
             }
-            // One shard reads for all, and tells the others.
-            let reads = self.shard_id() == ShardId::new(0) && !watch.reads;
-            if reads && watch.anew <= self.time() {
+            if watch.next_read().is_some_and(|anew| anew <= self.time()) {
                 (watch.anew, watch.reads) = (self.time() + ANEW, true);
                 asks.extend(heads(watch.classes.first().copied(), None));
             }
@@ -196,9 +205,7 @@ impl Core {
         }
         let first = watch.order.first().filter(|_| watch.busy.len() < WATCHED_MAX);
         let first = first.map(|(due_ms, _)| self.time_of(*due_ms));
-        let reads = self.shard_id() == ShardId::new(0) && !watch.reads;
-        let anew = reads.then_some(watch.anew);
-        first.into_iter().chain(anew).min()
+        first.into_iter().chain(watch.next_read()).min()
     }
 
     /// The time at which the clock that all nodes share says `ms`.
@@ -218,8 +225,8 @@ impl Core {
 
     /// Nothing is known any more.
     pub(crate) fn forget_watch(&self) {
-        let classes = std::mem::take(&mut self.watch.borrow_mut().classes);
-        *self.watch.borrow_mut() = Watch { classes, ..Watch::default() };
+        let watch = &mut *self.watch.borrow_mut();
+        *watch = Watch::of(std::mem::take(&mut watch.classes), watch.first);
     }
 
     /// Whether it is this node that has `slot`.

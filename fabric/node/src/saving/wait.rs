@@ -112,8 +112,7 @@ impl Core {
     pub(crate) fn barrier(&self, desk: &Desk, place: u32, token: Token) {
         let held = self.table.borrow().state(place).is_some_and(|cell| cell.is_held());
         if held {
-            let error = CallError::refused(ErrorKind::WouldDeadlock, self.chain_of(token));
-            return self.complete(desk, token, Answer::Failed(error));
+            return self.refuse_token(desk, token, ErrorKind::WouldDeadlock);
         }
         let deleted = self.kept(place, |kept| kept.deleted) == Some(true);
         let Some(save) = self.waits_for(place).filter(|_| !deleted) else {
