@@ -166,11 +166,12 @@ impl<T: Entity> At<T> {
     /// Waits until all that has changed in the entity's state so far is durable. Where nothing is saved (the type
     /// is `saved = "never"`, or the node has no store) that is at once.
     ///
-    /// Given up, it is saved all the same. Not to be awaited in an exclusive section: the state is not saved before
-    /// that ends.
+    /// Given up, it is saved all the same. Not to be awaited in an exclusive section, before whose end the state is not
+    /// saved; nor where the entity is to be deleted, which is done when none of its methods runs any more.
     ///
     /// # Errors
     /// [`ErrorKind::StoreUnavailable`] if the store did not take it. It stays to be saved, and may have been.
+    /// [`ErrorKind::WouldDeadlock`] in an exclusive section, or once the entity is to be deleted.
     pub fn save(&self) -> Ask<()> {
         Ask::new(Syscall::Save, |answer| (answer == Answer::Done).then_some(()))
     }

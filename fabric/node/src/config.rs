@@ -72,6 +72,12 @@ pub enum Fault {
     OldChainsTurnedAway,
     /// A slot is said to be empty as soon as it is lost.
     DrainedTooSoon,
+    /// A reply does not wait for what it tells of to be durable.
+    ReplyBeforeSave,
+    /// An activation ends and its state is not saved.
+    EndsUnsaved,
+    /// What was replied to a request is not kept.
+    AnswerForgotten,
 }
 
 impl std::fmt::Debug for Config {

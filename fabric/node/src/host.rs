@@ -170,7 +170,7 @@ impl Host for Core {
                 let all = self.reminders(turn.place.index());
                 self.complete(desk, token, Answer::Reminders(all));
             }
-            (Syscall::Delete, _) => self.delete(turn.place.index()),
+            (Syscall::Delete, _) => self.delete(desk, turn.place.index()),
             (Syscall::Deactivate, _) => self.leaves(turn.place.index()),
             (syscall, token) => self.named_syscall(desk, turn.place.index(), token, syscall),
         }

@@ -423,6 +423,68 @@ fn n29_the_reply_of_a_deletion_waits_for_the_tombstone() {
 }
 
 #[test]
+fn n31_what_changes_while_a_save_is_under_way_is_saved_before_the_activation_ends() {
+    let mut bench = bench();
+    assert!(bench.run(async |_| tally().add(3).await).is_ok());
+    bench.hold();
+    bench.pass(LAG);
+    assert!(bench.run(async |_| tally().add(1).await).is_ok());
+    assert_eq!(bench.run(async |_| tally().leave().await), Ok(()));
+    bench.release();
+    assert_eq!(bench.activations(), 0);
+    assert_eq!(bench.saved::<Tally>("one").map(|tally| tally.count), Some(4));
+}
+
+#[test]
+fn what_is_deleted_while_a_save_is_under_way_is_deleted_behind_it() {
+    let mut bench = bench();
+    bench.hold();
+    let put = bench.start(async |_| account().put(5).await);
+    bench.release();
+    assert_eq!(put.get(), Ok(5));
+    bench.hold();
+    let again = bench.start(async |_| account().put(5).await);
+    bench.settle();
+    let closed = bench.start(async |_| account().close().await);
+    bench.settle();
+    assert!(again.is_empty() && closed.is_empty());
+    bench.release();
+    assert_eq!((again.get(), closed.get()), (Ok(10), Ok(())));
+    assert!(bench.saved::<Account>("one").is_none());
+    assert_eq!(bench.run(async |_| account().cents().await), Ok(0));
+}
+
+#[test]
+fn a_barrier_of_an_entity_that_is_to_be_deleted_would_wait_for_itself() {
+    let mut bench = bench();
+    assert!(bench.run(async |_| tally().add_and_save(3).await).is_ok());
+    bench.hold();
+    let saves = bench.start(async |_| tally().add_and_save(1).await);
+    assert_eq!(bench.run(async |_| tally().delete().await), Ok(()));
+    bench.release();
+    assert_eq!(saves.get().map_err(CallError::kind), Err(ErrorKind::WouldDeadlock));
+    assert!(bench.saved::<Tally>("one").is_none());
+}
+
+#[test]
+fn n29_after_a_panic_nobody_is_told_that_a_save_of_which_nobody_knows_was_done() {
+    let mut bench = bench();
+    assert_eq!(bench.run(async |_| account().put(5).await), Ok(5));
+    bench.hold();
+    let saved = bench.start(async |_| account().put(1).await);
+    bench.settle();
+    let panics = bench.start(async |_| account().panic().await);
+    bench.settle();
+    bench.lose_next_answer(false);
+    bench.release();
+    assert!(panics.get().is_err());
+    let saved = saved.get().map_err(|error| (error.kind(), error.ran()));
+    assert_eq!(saved, Err((ErrorKind::Reset, Ran::Yes)));
+    bench.pass(LAG);
+    assert_eq!(bench.run(async |_| account().cents().await), Ok(5));
+}
+
+#[test]
 fn what_never_was_stored_is_deleted_without_a_trace() {
     let mut bench = bench();
     assert_eq!(bench.run(async |_| tally().delete().await), Ok(()));

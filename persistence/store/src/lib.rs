@@ -9,8 +9,9 @@
 //! # Invariants
 //! - **SO1** Each op that is taken gets exactly one answer.
 //! - **SO2** What is answered as saved, claimed, purged or restored is durable.
-//! - **SO3** Commits and claims of one handle take effect in the order in which they were submitted. A read may pass what was
-//!   submitted before it and is not answered yet; it never misses what was answered before it was submitted.
+//! - **SO3** Commits and claims of one handle take effect in the order in which they were submitted, but for those that ended as
+//!   [`Trouble::Unknown`]: what becomes of them may show later. A read may pass what was submitted before it and is not answered
+//!   yet; it never misses what was answered before it was submitted.
 //! - **SO4** Once a claim was answered, no save of an earlier owner of that slot is ever done.
 //! - **SO5** A save is done as a whole or not at all, whatever crashes.
 //! - **SO6** What is not what was written is never served: it is named, and harms no other row.

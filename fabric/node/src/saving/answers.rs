@@ -19,6 +19,7 @@ use epicserver_wire::frame::{Frame, Part};
 use epicserver_wire::{CallError, EntityId, ErrorKind, Ran};
 
 use super::{Asked, Kept};
+use crate::Fault;
 use crate::core::Core;
 
 /// Answers that one entity keeps.
@@ -267,6 +268,9 @@ impl Core {
     /// A method has replied to a request that has an id: that is kept, to be saved with what it has changed.
     pub(super) fn keep_answer(&self, place: u32, request: &Request) {
         let Some(id) = request.request_id() else { return };
+        if self.config.fault == Some(Fault::AnswerForgotten) {
+            return;
+        }
         let Ok(reply) = request.encode_reply() else { return };
         let mut bytes = request.method().id.as_u32().to_le_bytes().to_vec();
         bytes.resize(HEAD, 0);

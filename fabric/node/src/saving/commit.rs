@@ -22,7 +22,7 @@ use epicserver_wire::{Codec, ErrorKind, Out, Path, Rkyv, Time};
 
 use super::{Asked, Kept, Saving, Stage};
 use crate::core::Core;
-use crate::{Effect, Notice};
+use crate::{Effect, Fault, Notice};
 
 /// States that are written in one round of the loop: whatever else is ready there waits no longer than for these.
 const SAVES_A_ROUND: usize = 64;
@@ -335,7 +335,11 @@ impl Core {
         match outcome {
             Outcome::Saved => {
                 self.count(|c| c.saved += 1);
-                self.kept(place, |kept| (kept.stored, kept.sum) = (kept.tried, sum));
+                self.kept(place, |kept| {
+                    (kept.stored, kept.sum) = (kept.tried, sum);
+                    // A tombstone has no checksum; once it is stored nothing is left to be written.
+                    kept.deleted &= sum.is_some();
+                });
                 self.reminders_saved(place);
                 let shut = self.kept(place, |kept| kept.answers.are_saved());
                 if shut == Some(true) {
@@ -390,6 +394,8 @@ impl Core {
             self.counts_no_more(counted.unwrap_or(0));
         }
         match stage {
+            // It has changed, or was deleted, while that was being saved.
+            Stage::Leaving if unsaved => self.save_soon(place),
             Stage::Leaving => self.finish_end(desk, place),
             Stage::Resetting => self.load(place, Path::new(desk.new_chain())),
             Stage::Active if unsaved => {
@@ -415,7 +421,12 @@ impl Core {
             };
             self.fail_waits(desk, waits, ErrorKind::StoreUnavailable);
             match stage {
-                Stage::Resetting => self.load(place, Path::new(desk.new_chain())),
+                Stage::Resetting => {
+                    // Nobody knows whether what they saw is in what is loaded now.
+                    let waits = self.kept(place, |kept| std::mem::take(&mut kept.waits));
+                    self.fail_waits(desk, waits.unwrap_or_default().into_all(), ErrorKind::Reset);
+                    self.load(place, Path::new(desk.new_chain()));
+                }
                 Stage::Active | Stage::Leaving | Stage::Loading(_) => self.save_soon(place),
             }
         }
@@ -477,6 +488,9 @@ impl Core {
             }
             Some(false) => {}
         }
+        if self.config.fault == Some(Fault::EndsUnsaved) {
+            return false;
+        }
         let under_way = self.kept(place, |kept| kept.op.is_some()) == Some(true);
         if !under_way && !self.is_unsaved(place) {
             return false;
@@ -491,9 +505,14 @@ impl Core {
         self.kept(place, |kept| kept.stage == Stage::Leaving) == Some(true)
     }
 
-    /// The entity at `place` is deleted once nothing of it runs any more.
-    pub(crate) fn delete(&self, place: u32) {
-        self.kept(place, |kept| kept.deleted = true);
+    /// The entity at `place` is deleted once nothing of it runs any more. Until then its state is not saved, so that who waits
+    /// for that in a method of its own would wait for the end of the method.
+    pub(crate) fn delete(&self, desk: &Desk, place: u32) {
+        let barriers = self.kept(place, |kept| {
+            kept.deleted = true;
+            kept.waits.barriers()
+        });
+        self.fail_waits(desk, barriers.unwrap_or_default(), ErrorKind::WouldDeadlock);
         self.leaves(place);
     }
 

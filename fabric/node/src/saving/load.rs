@@ -67,7 +67,11 @@ impl Core {
         self.table.borrow_mut().set_shut(place, true);
         let Some(owner) = self.kept(place, |kept| kept.owner) else { return };
         let id = self.ask_load(Op::Load { entity, claim: Some(owner) }, Asked::Load(place));
-        self.kept(place, |kept| (kept.stage, kept.op) = (Stage::Loading(path), Some((id, None))));
+        self.kept(place, |kept| {
+            (kept.stage, kept.op) = (Stage::Loading(path), Some((id, None)));
+            // What it was is of no matter any more.
+            kept.unsaved = false;
+        });
     }
 
     /// What is stored for the activation at `place`, as the op numbered `op` was to find out.

@@ -10,6 +10,7 @@ use epicserver_entity::{Answer, Caller, Desk, Policy, Request};
 use epicserver_wire::{CallError, ErrorKind, Ran, Token};
 
 use super::Stage;
+use crate::Fault;
 use crate::core::Core;
 
 /// Somebody who waits.
@@ -87,6 +88,7 @@ impl Core {
             // Who calls for a reminder has to know that it is done with (N35).
             kept.policy == Policy::EveryTurn || kept.hook == Some(request.method().id)
         }) == Some(true);
+        let gated = gated && self.config.fault != Some(Fault::ReplyBeforeSave);
         let told = matches!(caller, Caller::Token { .. } | Caller::Remote { .. });
         match self.waits_for(place).filter(|_| gated && told) {
             Some(save) => {
@@ -111,11 +113,11 @@ impl Core {
     /// `save().await` of the activation at `place`.
     pub(crate) fn barrier(&self, desk: &Desk, place: u32, token: Token) {
         let held = self.table.borrow().state(place).is_some_and(|cell| cell.is_held());
-        if held {
+        let deleted = self.kept(place, |kept| kept.deleted) == Some(true);
+        if held || deleted {
             return self.refuse_token(desk, token, ErrorKind::WouldDeadlock);
         }
-        let deleted = self.kept(place, |kept| kept.deleted) == Some(true);
-        let Some(save) = self.waits_for(place).filter(|_| !deleted) else {
+        let Some(save) = self.waits_for(place) else {
             return self.complete(desk, token, Answer::Done);
         };
         self.kept(place, |kept| kept.waits.waiting.push((save, Wait::Barrier(token))));
