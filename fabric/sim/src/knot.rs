@@ -130,14 +130,24 @@ impl Drop for Held {
 /// The number of an entity: those of one type first, then those of the other.
 fn number_of(of: TypeId, key: u64) -> u64 {
     let keys = log(|log| log.scene.keys);
-    if of == Knot::TYPE_ID { key } else { keys + key }
+    let types = [Knot::TYPE_ID, Late::TYPE_ID, Ledger::TYPE_ID, Tally::TYPE_ID];
+    let index = types.iter().position(|known| *known == of);
+    index.map_or(0, |index| index as u64) * keys + key
 }
 
 /// The slots of all entities with keys below `keys`, by their numbers.
-pub(crate) fn slots(keys: u64) -> Vec<SlotId> {
-    let knots = (0..keys).map(|key| SlotId::of(Ref::id(&Ref::<Knot>::of(key))));
-    let lates = (0..keys).map(|key| SlotId::of(Ref::id(&Ref::<Late>::of(key))));
-    knots.chain(lates).collect()
+pub(crate) fn slots(keys: u64, saves: bool) -> Vec<SlotId> {
+    let mut slots = slots_of::<Knot>(keys);
+    slots.extend(slots_of::<Late>(keys));
+    if saves {
+        slots.extend(slots_of::<Ledger>(keys));
+        slots.extend(slots_of::<Tally>(keys));
+    }
+    slots
+}
+
+fn slots_of<T: Entity<Key = u64>>(keys: u64) -> Vec<SlotId> {
+    (0..keys).map(|key| SlotId::of(Ref::id(&Ref::<T>::of(key)))).collect()
 }
 
 type Outcome = Pin<Box<dyn Future<Output = Result<u64>>>>;
@@ -178,6 +188,10 @@ macro_rules! make {
     }};
 }
 
+mod ledger;
+
+pub(crate) use ledger::{Ledger, Tally, look_at_all};
+
 fn timeout(rng: &mut Rng) -> Duration {
     let hasty = log(|log| log.scene.hasty);
     if hasty && rng.one_in(3) { Duration::from_micros(rng.below(3000)) } else { LONG }
@@ -191,6 +205,9 @@ fn key(rng: &mut Rng) -> u64 {
 fn make(rng: &mut Rng, depth: u8, tell: bool) -> Option<Made> {
     let pool = Pool::new();
     let (id, plan, depth) = (log(|log| log.made()), rng.next(), depth.saturating_sub(1));
+    if log(|log| log.scene.saves) && rng.one_in(3) {
+        return ledger::make(id, plan, rng, tell);
+    }
     let knot: Ref<Knot> = pool.get(key(rng));
     let careless = log(|log| log.scene.mutant) == Some(Mutant::ExclusiveOverlap);
     match rng.below(8) {
@@ -252,7 +269,9 @@ pub(crate) async fn root(plan: u64, mut task: Task) {
     let mut rng = Rng::new(plan);
     let visit = Visit::alone();
     for _ in 0..=rng.below(6) {
-        if rng.one_in(3) {
+        if log(|log| log.scene.saves) && rng.one_in(4) {
+            ledger::request(&mut rng).await;
+        } else if rng.one_in(3) {
             let to = Pool::new().get(key(&mut rng));
             let _its_own_matter = number(&visit, &mut rng, &to).await;
         } else if rng.one_in(3) {
@@ -326,7 +345,7 @@ async fn number(visit: &Visit, rng: &mut Rng, to: &Ref<Knot>) -> Result<()> {
     Ok(())
 }
 
-#[entity(key = u64, crate = crate::__private)]
+#[entity(key = u64, saved = "never", crate = crate::__private)]
 pub(crate) struct Knot {
     /// Which activation this is.
     activation: u64,
@@ -558,7 +577,7 @@ async fn lock(cx: &Cx<Knot>, visit: &Visit, rng: &mut Rng, depth: u8) -> Result<
 }
 
 /// An entity that takes its time to appear, and does not always.
-#[entity(key = u64, crate = crate::__private)]
+#[entity(key = u64, saved = "never", crate = crate::__private)]
 pub(crate) struct Late {
     activation: u64,
     since: u64,

@@ -10,8 +10,9 @@
 //! - **S2** Checkers only look: no run goes another way because it is checked.
 //!
 //! # Not here
-//! Disks and real stores: they come with the parts that they break.
+//! Disks: stores have suites of their own, with power losses. What a world has is what all of them promise ([`store`]).
 
+mod book;
 mod fabric;
 mod knot;
 mod log;
@@ -24,6 +25,7 @@ mod program;
 mod rng;
 mod run;
 mod seed;
+mod store;
 mod storm;
 mod trouble;
 mod world;

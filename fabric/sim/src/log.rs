@@ -10,13 +10,14 @@
 //! `single_activation` (no turn of an activation once a later one, on another node, has had one).
 //!
 //! # Not here
-//! `same_trace`: it takes two runs.
+//! `same_trace`: it takes two runs. What is true of entities that are saved (`book`).
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 
 use epicserver_wire::{CallError, ChainId, ErrorKind, Ran, Time};
 
+use crate::book::Book;
 use crate::mutant::Mutant;
 use crate::post::is_expected;
 use crate::rng::mix;
@@ -88,6 +89,10 @@ pub(crate) struct Scene {
     pub(crate) gaps: bool,
     /// The longest nap, in microseconds.
     pub(crate) nap_us: u64,
+    /// Whether there is a store.
+    pub(crate) saves: bool,
+    /// Whether that may fail.
+    pub(crate) store_fails: bool,
     pub(crate) mutant: Option<Mutant>,
 }
 
@@ -119,6 +124,7 @@ pub(crate) struct Log {
     pub(crate) trace: u64,
     pub(crate) panics: u64,
     pub(crate) roots: u64,
+    pub(crate) book: Book,
     calls: Vec<Called>,
     serial: u64,
     holders: BTreeMap<(u64, &'static str), u64>,
@@ -148,6 +154,10 @@ impl Watch for Onlooker {
     fn acts(&mut self, (now, lease): (Time, Time), node: u64, may_have: &[bool]) {
         let may_have = may_have.to_vec();
         log(|log| log.act = Some(Act { now, lease, node, may_have }));
+    }
+
+    fn awaits(&self) -> bool {
+        log(|log| log.violation.is_none() && log.book.awaits())
     }
 }
 
@@ -256,7 +266,10 @@ impl Log {
         let said_no = matches!(outcome, Err(error) if error.ran() == Ran::No);
         *self.call(call) = Called { stage: Stage::Ended, said_no, ..called };
         match outcome {
-            Ok(echo) => self.check_reply(call, called, *echo),
+            Ok(echo) => {
+                self.check_reply(call, called, *echo);
+                self.book.replied(call);
+            }
             Err(error) => self.check_error(call, called, *error),
         }
         let name = match outcome {
@@ -277,7 +290,7 @@ impl Log {
     }
 
     fn check_error(&mut self, call: u64, called: Called, error: CallError) {
-        if !is_expected(error.kind(), self.scene.lossy) {
+        if !is_expected(error.kind(), self.scene.lossy || self.scene.store_fails) {
             self.violate("one_outcome", format!("call {call} ended with {error:?}"));
         }
         if error.ran() == Ran::No && called.runs > 0 {
@@ -395,6 +408,9 @@ impl Log {
     pub(crate) fn conclude(&mut self, roots: u64, refused: u64, panics: u64) {
         if self.roots != roots {
             self.violate("no_endless_wait", format!("{} of {roots} tasks ended", self.roots));
+        }
+        if let Err(violation) = self.book.conclude() {
+            self.violation.get_or_insert(violation);
         }
         let calls = self.calls.clone();
         for (index, called) in calls.iter().enumerate() {

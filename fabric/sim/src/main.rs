@@ -18,9 +18,10 @@ usage: epicserver-sim [--seeds N] [--seed S] [--scenario F] [--mutant M] [--list
 
   --seeds N       how many seeds to run (1000)
   --seed S        the first of them; a random one where it is not given
-  --scenario F    run a whole fabric by this file, or by one of those that come with it: shards and handover
-                  have shards whose entities call each other, driven by control machines; chaos, calm,
-                  rolling, hundred, thousand and four_thousand have control machines alone
+  --scenario F    run a whole fabric by this file, or by one of those that come with it: shards, handover and
+                  stores have shards whose entities call each other, driven by control machines, and are
+                  saved in the last one; chaos, calm, rolling, hundred, thousand and four_thousand have
+                  control machines alone
   --mutant M      switch a known fault on, which a checker has to find
   --list-mutants  print the names of the known faults, one a line";
 

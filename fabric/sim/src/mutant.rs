@@ -51,6 +51,12 @@ pub enum Mutant {
     MovedCallLost,
     /// Where a slot is emptied nobody is let in but those that are waited for there.
     OldChainsTurnedAway,
+    /// A reply does not wait for what it tells of to be durable.
+    ReplyBeforeSave,
+    /// An activation ends and its state is not saved.
+    EndsUnsaved,
+    /// What was replied to a request is not kept.
+    AnswerForgotten,
     /// The store takes writes of older owners.
     NoStoreFence,
     /// A node counts its lease from the answer, not from the sending of its renewal.
@@ -98,6 +104,9 @@ impl Mutant {
         Self::ReturnedTellLost,
         Self::MovedCallLost,
         Self::OldChainsTurnedAway,
+        Self::ReplyBeforeSave,
+        Self::EndsUnsaved,
+        Self::AnswerForgotten,
         Self::NoStoreFence,
         Self::LeaseFromAnswer,
         Self::NoLocalDeadline,
@@ -134,6 +143,9 @@ impl Mutant {
             Self::ReturnedTellLost => "returned_tell_lost",
             Self::MovedCallLost => "moved_call_lost",
             Self::OldChainsTurnedAway => "old_chains_turned_away",
+            Self::ReplyBeforeSave => "reply_before_save",
+            Self::EndsUnsaved => "ends_unsaved",
+            Self::AnswerForgotten => "answer_forgotten",
             Self::NoStoreFence => "no_store_fence",
             Self::LeaseFromAnswer => "lease_from_answer",
             Self::NoLocalDeadline => "no_local_deadline",
@@ -169,6 +181,10 @@ impl Mutant {
             Self::DropHeldCalls | Self::MovedCallLost => &["no_endless_wait", "one_outcome"],
             // The turns that wait for each other are ended when the time for it is up.
             Self::OldChainsTurnedAway => &["one_outcome"],
+            // What is not saved before the end is lost, or whoever waits for it is told so in fair weather.
+            Self::EndsUnsaved => &["no_save_lost", "one_outcome", "convergence"],
+            Self::ReplyBeforeSave => &["no_save_lost", "deleted_for_good"],
+            Self::AnswerForgotten => &["request_once"],
             Self::NoStoreFence => &["store_fence"],
             Self::LeaseFromAnswer => &["past_no_lease", "one_owner"],
             Self::NoLocalDeadline => &["past_no_lease"],
@@ -196,6 +212,12 @@ impl Mutant {
         self.knob().is_some() || matches!(self, Self::ServeWhileDraining | Self::MovedCallLost)
     }
 
+    /// Whether it shows only where entities are saved.
+    #[must_use]
+    pub const fn needs_store(self) -> bool {
+        matches!(self, Self::ReplyBeforeSave | Self::EndsUnsaved | Self::AnswerForgotten)
+    }
+
     /// The shard's own way to be wrong, where it is one.
     pub(crate) const fn knob(self) -> Option<Fault> {
         match self {
@@ -206,6 +228,9 @@ impl Mutant {
             Self::DropHeldCalls => Some(Fault::DropHeldCalls),
             Self::ReturnedTellLost => Some(Fault::ReturnedTellLost),
             Self::OldChainsTurnedAway => Some(Fault::OldChainsTurnedAway),
+            Self::ReplyBeforeSave => Some(Fault::ReplyBeforeSave),
+            Self::EndsUnsaved => Some(Fault::EndsUnsaved),
+            Self::AnswerForgotten => Some(Fault::AnswerForgotten),
             Self::DuplicateReply
             | Self::DuplicateCall
             | Self::ReorderPair

@@ -50,8 +50,9 @@ pub(crate) trait Plane {
     fn pause(&mut self, node: usize, until: Time);
     /// A node can, or cannot, reach the coordinator.
     fn cut_off(&mut self, node: usize, is: bool);
-    /// Whoever is on different sides cannot be heard by the other: the nodes whose bits are set are on one.
-    fn part(&mut self, _side: u64) {}
+    /// Whoever is on different sides cannot be heard by the other: the nodes whose bits are set are on one. One way, these
+    /// hear the others all the same.
+    fn part(&mut self, (_side, _one_way): (u64, bool)) {}
     /// The coordinator does what it is asked or does not, and says nothing, until then.
     fn muddle(&mut self, _until: Time) {}
     /// Nothing goes wrong any more.

@@ -192,6 +192,9 @@ fn read(method: &'static MethodInfo, to: &EntityId, args: &[u8], of: &Request) -
     head.caller = from.caller;
     head.path = from.path.clone();
     head.deadline = from.deadline;
+    if let Some(id) = of.request_id() {
+        copied.set_request_id(id);
+    }
     copied
 }
 

@@ -129,6 +129,8 @@ fn run<R: TestOutcome + 'static>(
         mutant,
         storm: Storm { faults: Vec::new(), ..storm.clone() },
         scenario: None,
+        store: None,
+        unsaved_bytes_max: u64::MAX,
         slots: Vec::new(),
         task: None,
         host: faults.then_some(HOST),

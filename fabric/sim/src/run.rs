@@ -9,8 +9,8 @@ use std::time::Duration;
 use epicserver_entity::Registry;
 use epicserver_node::RootTask;
 
-use crate::fabric::scenario::Scenario;
-use crate::knot::{self, Knot, Late};
+use crate::fabric::scenario::{Answers, Scenario};
+use crate::knot::{self, Knot, Late, Ledger, Tally};
 use crate::log::{self, Log, Onlooker, Scene, Stats, Violation};
 use crate::mutant::Mutant;
 use crate::rng::{Rng, mix};
@@ -21,6 +21,9 @@ use crate::world::{End, Plan, START, World};
 const OVER: Duration = Duration::from_mins(2);
 /// So many of the longest naps may follow each other: those of one chain, and of all that wait for one entity.
 const NAPS_MAX: u32 = 1000;
+
+/// What decides which seeds have a store: such that those which are known from before there was one have none.
+const STORE_DRAW: u64 = 1685;
 
 /// How one seed went.
 #[derive(Clone, Debug)]
@@ -92,7 +95,11 @@ fn plan(
     (storm, scenario): (Storm, Option<&Scenario>),
 ) -> Plan {
     let mut registry = Registry::default();
-    let added = registry.add::<Knot>().and_then(|()| registry.add::<Late>());
+    let mut added = registry.add::<Knot>().and_then(|()| registry.add::<Late>());
+    if scene.saves {
+        added =
+            added.and_then(|()| registry.add::<Ledger>()).and_then(|()| registry.add::<Tally>());
+    }
     added.expect("the built-in entities do not collide");
     let nodes = 1 + u16::try_from(rng.below(3)).unwrap_or(0);
     let shards = 1 + u16::try_from(rng.below(4)).unwrap_or(0);
@@ -115,10 +122,18 @@ fn plan(
         mutant: scene.mutant,
         storm,
         scenario: scenario.cloned(),
-        slots: knot::slots(scene.keys),
+        store: scene.saves.then(|| store(seed, scenario)),
+        unsaved_bytes_max: if mix(seed ^ 5).is_multiple_of(4) { 1024 } else { 1 << 30 },
+        slots: knot::slots(scene.keys, scene.saves),
         task: Some(task),
         host: None,
     }
+}
+
+/// How the store answers.
+fn store(seed: u64, scenario: Option<&Scenario>) -> Answers {
+    let drawn = Answers { delay_ms: f64::from(1 << (mix(seed ^ 4) % 6)), ..Answers::default() };
+    scenario.and_then(|scenario| scenario.store.clone()).unwrap_or(drawn)
 }
 
 fn task(plan: u64) -> RootTask {
@@ -152,6 +167,15 @@ fn simulate(seed: u64, scenario: Option<&Scenario>, mutant: Option<Mutant>) -> W
             weather @ (Weather::Fair | Weather::Foul) => (weather, Storm::drawn(&mut rng, weather)),
         },
     };
+    let saves = has_store(seed, scenario, mutant);
+    let store_fails =
+        saves && scenario.map_or(mix(seed ^ 3).is_multiple_of(2), Scenario::store_fails);
+    let storm = match scenario {
+        None if store_fails && !storm.is_calm() => {
+            storm.with_a_store_that_fails(&mut Rng::new(mix(seed ^ 3)))
+        }
+        _ => storm,
+    };
     let scene = Scene {
         keys: 2 + rng.below(7),
         hasty: rng.one_in(4),
@@ -160,6 +184,8 @@ fn simulate(seed: u64, scenario: Option<&Scenario>, mutant: Option<Mutant>) -> W
         // Drawn apart, so that seeds which are known do what they did.
         gaps: weather != Weather::Calm && mix(seed ^ 1).is_multiple_of(3),
         nap_us: nap_us(weather, scenario, &mut rng),
+        saves,
+        store_fails,
         mutant,
     };
     drop(log::begin(scene));
@@ -173,20 +199,36 @@ fn simulate(seed: u64, scenario: Option<&Scenario>, mutant: Option<Mutant>) -> W
             let shard = rng.index(world.shards());
             world.root(shard, task(plan));
         }
-    } else {
-        world.watch(Onlooker);
     }
-    let end = world.run(START + over, |_| false);
+    world.watch(Onlooker);
+    let mut end = world.run(START + over, |_| false);
+    if saves && end == End::Quiet {
+        let task = knot::Task::default();
+        world.root_in_the_end(RootTask::new(move || knot::look_at_all(task)));
+        end = world.run(START + 2 * over, |_| false);
+    }
+    let unrest = if end == End::Waits { world.unrest() } else { String::new() };
     log::log(|log| {
         log.stats.drawn = drawn;
         match end {
             End::Quiet | End::Over => {}
-            End::Waits => log.violate("no_endless_wait", world.unrest()),
+            End::Waits => log.violate("no_endless_wait", unrest),
             End::Restless => log.violate("no_endless_wait", "it does not come to rest".to_owned()),
         }
         conclude(log, &world, (scene, weather));
     });
     world
+}
+
+/// Whether entities are saved: as the scenario says, or in some runs without one.
+fn has_store(seed: u64, scenario: Option<&Scenario>, mutant: Option<Mutant>) -> bool {
+    if mutant.is_some() {
+        return mutant.is_some_and(Mutant::needs_store);
+    }
+    match scenario {
+        Some(scenario) => scenario.store.is_some(),
+        None => mix(seed ^ STORE_DRAW).is_multiple_of(3),
+    }
 }
 
 /// How long methods sleep at most: also longer than slots take to move.
@@ -258,8 +300,12 @@ mod tests {
         let waits = [29_664_581_608, 615_566_769_663, 1_085_990_306_850];
         let returned = [791_798_752_698, 606_402_428_506];
         let tried = [179_577_691_259, 179_579_691_132, 179_580_691_411];
+        // A save that was under way when its activation ended, a panic when nobody knew of one, a deletion before it.
+        let saved = [32, 253, 680];
         let others = [5317, 1_004_499_096_840, 1_004_499_098_745, 936_709_892_475, 491_382_148_857];
-        for seed in order.into_iter().chain(waits).chain(returned).chain(tried).chain(others) {
+        for seed in
+            order.into_iter().chain(waits).chain(returned).chain(tried).chain(saved).chain(others)
+        {
             assert_eq!(run(seed, None, None).violation, None, "{}", replay_line(seed, None, None));
         }
     }
@@ -269,7 +315,9 @@ mod tests {
         let handover = [2, 1169, 2038, 2350, 3193, 1_892_301_201, 821_140_200_072]
             .map(|seed| ("handover", seed));
         let shards = [72, 97, 155, 1105, 2174, 2558, 3363].map(|seed| ("shards", seed));
-        for (name, seed) in handover.into_iter().chain(shards) {
+        // A call of another shard that waited for the end of an activation.
+        let stores = [("stores", 8)];
+        for (name, seed) in handover.into_iter().chain(shards).chain(stores) {
             let scenario = Scenario::named(name).expect("it comes with the simulator");
             let violation = run(seed, Some(&scenario), None).violation;
             assert_eq!(violation, None, "{}", replay_line(seed, None, Some(name)));

@@ -28,13 +28,18 @@ pub(crate) enum Fault {
     /// A link is lost.
     Cut,
     /// The nodes whose bits are set cannot reach the others, nor perhaps the coordinator, for so long.
-    Part { side: u64, coordinator: bool, lasts: Duration },
+    /// One way, these hear the others, whose control threads do not hear them; links take two.
+    Part { side: u64, one_way: bool, coordinator: bool, lasts: Duration },
     /// Nobody can reach the coordinator for so long.
     Away(Duration),
     /// A node cannot reach the coordinator for so long.
     CutOff(Duration),
     /// The coordinator does what it is asked or does not, and nobody is told which, for so long.
     Muddle(Duration),
+    /// The store carries nothing out for so long.
+    StoreAway(Duration),
+    /// The store does what it is asked or does not, and nobody is told which, for so long.
+    StoreMuddle(Duration),
     /// Whatever is said takes up to so long, for so long.
     Slow { most: Duration, lasts: Duration },
     /// Tasks begin.
@@ -54,10 +59,13 @@ impl Fault {
             Self::Pause(lasts) if lasts > Duration::from_secs(2) => "long pause",
             Self::Pause(_) => "pause",
             Self::Cut => "lost link",
+            Self::Part { one_way: true, .. } => "one-way partition",
             Self::Part { .. } => "partition",
             Self::Away(_) => "coordinator away",
             Self::CutOff(_) => "cut off from the coordinator",
             Self::Muddle(_) => "coordinator unknown",
+            Self::StoreAway(_) => "store away",
+            Self::StoreMuddle(_) => "store unknown",
             Self::Slow { .. } => "slow network",
             Self::Tasks(_) => "tasks",
             Self::Calm => "calm",
@@ -69,10 +77,13 @@ impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = self.name();
         match self {
-            Self::Pause(lasts) | Self::Away(lasts) | Self::CutOff(lasts) | Self::Muddle(lasts) => {
-                write!(f, "{name} for {lasts:.2?}")
-            }
-            Self::Part { side, coordinator, lasts } => {
+            Self::Pause(lasts)
+            | Self::Away(lasts)
+            | Self::CutOff(lasts)
+            | Self::Muddle(lasts)
+            | Self::StoreAway(lasts)
+            | Self::StoreMuddle(lasts) => write!(f, "{name} for {lasts:.2?}"),
+            Self::Part { side, coordinator, lasts, .. } => {
                 let with = if *coordinator { ", of the coordinator too" } else { "" };
                 write!(f, "{name} {side:016x}{with}, for {lasts:.2?}")
             }
@@ -133,14 +144,17 @@ impl Storm {
                     let back = at + rng.up_to(Duration::from_secs(2));
                     all.extend([(at, Fault::Leave), (back, Fault::Join)]);
                 }
-                Drawn::Split { there, lasts, .. } => {
+                Drawn::Split { there, one_way, lasts } => {
                     let bits = there.iter().enumerate().map(|(at, there)| u64::from(*there) << at);
-                    let part = Fault::Part { side: bits.sum(), coordinator: rng.one_in(2), lasts };
+                    let (side, coordinator) = (bits.sum(), rng.one_in(2));
+                    let part = Fault::Part { side, one_way, coordinator, lasts };
                     all.push((at, part));
                 }
                 Drawn::Away { lasts } => all.push((at, Fault::Away(lasts))),
                 Drawn::CutOff { lasts, .. } => all.push((at, Fault::CutOff(lasts))),
                 Drawn::Unknown { lasts } => all.push((at, Fault::Muddle(lasts))),
+                Drawn::StoreAway { lasts } => all.push((at, Fault::StoreAway(lasts))),
+                Drawn::StoreUnknown { lasts } => all.push((at, Fault::StoreMuddle(lasts))),
             }
         }
         let faulty = secs(scenario.faulty_s);
@@ -167,6 +181,17 @@ impl Storm {
             *at -= std::mem::replace(&mut before, *at);
         }
         Self { weather, pace, faults }
+    }
+
+    /// The same with a store that fails now and then.
+    pub(crate) fn with_a_store_that_fails(mut self, rng: &mut Rng) -> Self {
+        for _ in 0..=rng.below(3) {
+            let lasts = Duration::from_millis(1 << rng.below(13));
+            let away = rng.one_in(2);
+            let fault = if away { Fault::StoreAway(lasts) } else { Fault::StoreMuddle(lasts) };
+            self.faults.insert(rng.index(self.faults.len() + 1), (Duration::ZERO, fault));
+        }
+        self
     }
 
     /// What happens when, in words; tasks left out.
@@ -220,6 +245,7 @@ fn fault(rng: &mut Rng, weather: Weather) -> Fault {
         3 => Fault::Cut,
         _ => Fault::Part {
             side: rng.next(),
+            one_way: false,
             coordinator: rng.one_in(2),
             lasts: Duration::from_millis(1 << rng.below(13)),
         },

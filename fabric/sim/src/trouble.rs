@@ -92,7 +92,7 @@ fn fault(kind: TestFault, nodes: u32, rng: &mut Rng) -> Fault {
             let other = 1 + rng.below(u64::from(nodes.max(2)) - 1);
             let side = (rng.next() | 1 << other) & !1;
             let lasts = short + rng.up_to(Duration::from_secs(4));
-            Fault::Part { side, coordinator: rng.one_in(2), lasts }
+            Fault::Part { side, one_way: false, coordinator: rng.one_in(2), lasts }
         }
         TestFault::Pause => Fault::Pause(Duration::from_millis(3_500 + rng.below(5_000))),
         TestFault::Delay => {

@@ -25,12 +25,13 @@ use epicserver_wire::frame::Frame;
 use epicserver_wire::header::{Glance, Kind};
 use epicserver_wire::{LinkId, ShardId, Time};
 
-use crate::fabric::scenario::Scenario;
+use crate::fabric::scenario::{Answers, Scenario};
 use crate::mutant::Mutant;
 use crate::net::{Arrival, Net, Tip};
 use crate::plane::{Machines, Plane, Quick};
 use crate::post::{Pair, Post};
 use crate::rng::{Rng, mix};
+use crate::store::Store;
 use crate::storm::Storm;
 use guard::Guard;
 use node::Node;
@@ -86,6 +87,10 @@ pub(crate) struct Plan {
     pub(crate) storm: Storm,
     /// What the control machines of the nodes meet; none where the control plane is a quick one.
     pub(crate) scenario: Option<Scenario>,
+    /// There is a store, and this is how it answers.
+    pub(crate) store: Option<Answers>,
+    /// Bytes of states that a shard may have changed and not saved.
+    pub(crate) unsaved_bytes_max: u64,
     /// The slots of entities that are watched.
     pub(crate) slots: Vec<SlotId>,
     /// A task that the storm begins.
@@ -111,6 +116,8 @@ pub(crate) enum End {
 pub(crate) trait Watch {
     /// Shard number `shard` of a node acts now, under a lease until then, and may have turns in these slots.
     fn acts(&mut self, at: (Time, Time), node: u64, may_have: &[bool]);
+    /// Whether something is yet to come though nobody waits for it.
+    fn awaits(&self) -> bool;
 }
 
 pub(crate) struct World {
@@ -123,6 +130,7 @@ pub(crate) struct World {
     net: Net,
     /// None where there is one view for ever.
     plane: Option<Box<dyn Plane>>,
+    store: Option<Store>,
     weather: weather::Weather,
     watch: Option<Box<dyn Watch>>,
     guard: Option<Guard>,
@@ -143,6 +151,7 @@ enum Act {
     Deliver(Pair),
     Arrive(Tip),
     Control,
+    Store,
     Weather,
 }
 
@@ -155,6 +164,8 @@ impl World {
         let plane = stormy.then(|| plane(&plan, rng.fork()));
         let weather = weather::Weather::new(&plan.storm, START);
         let (nodes, shards) = (plan.nodes, plan.shards);
+        // A stream of its own, so that seeds which are known do what they did.
+        let store = plan.store.clone().map(|how| Store::new(how, Rng::new(mix(plan.seed))));
         let mut world = Self {
             rng,
             now: START,
@@ -164,6 +175,7 @@ impl World {
             post,
             net,
             plane,
+            store,
             weather,
             watch: None,
             guard: None,
@@ -221,7 +233,9 @@ impl World {
 
     /// What happened in the control plane, by name.
     pub(crate) fn counts(&self) -> Vec<(&'static str, u64)> {
-        self.plane.as_ref().map_or_else(Vec::new, |plane| plane.counts())
+        let mut counts = self.plane.as_ref().map_or_else(Vec::new, |plane| plane.counts());
+        counts.extend(self.store.iter().flat_map(Store::counts));
+        counts
     }
 
     /// What the shards did.
@@ -235,6 +249,15 @@ impl World {
         self.tasks += 1;
         if let Some(member) = self.members.get_mut(shard) {
             member.inbox.push_back(Event::Root(task));
+        }
+    }
+
+    /// Gives some node that there is such a task, for which the store does not fail.
+    pub(crate) fn root_in_the_end(&mut self, task: RootTask) {
+        self.store.iter_mut().for_each(Store::calm_down);
+        let node = self.nodes.iter().find(|node| node.lives);
+        if let Some(first) = node.map(|node| node.first) {
+            self.root(first, task);
         }
     }
 
@@ -274,6 +297,9 @@ impl World {
         if !self.post.is_empty() || !self.net.is_empty() {
             what.push("messages are under way".to_owned());
         }
+        if self.watch.as_ref().is_some_and(|watch| watch.awaits()) {
+            what.push("reminders are to come".to_owned());
+        }
         for (index, member) in self.members.iter().enumerate() {
             if member.shard.as_ref().is_some_and(|shard| !shard.is_quiet()) {
                 what.push(format!("shard {index} of node {}", member.node));
@@ -291,6 +317,8 @@ impl World {
             && self.plane.as_ref().is_none_or(|plane| plane.is_settled())
             && self.post.is_empty()
             && self.net.is_empty()
+            && self.store.as_ref().is_none_or(Store::is_empty)
+            && !self.watch.as_ref().is_some_and(|watch| watch.awaits())
             && self.members.iter().all(quiet)
     }
 
@@ -306,7 +334,8 @@ impl World {
         let shards = self.members.iter().filter_map(|member| self.due(member));
         let control = self.plane.as_ref().and_then(|plane| plane.deadline());
         let post = self.messages().map(|(_, at)| at).min();
-        let others = [post, self.net.deadline(), control, self.weather.deadline()];
+        let store = self.store.as_ref().and_then(Store::deadline);
+        let others = [post, self.net.deadline(), control, store, self.weather.deadline()];
         shards.chain(others.into_iter().flatten()).min()
     }
 
@@ -322,6 +351,9 @@ impl World {
         let is_due = |at: Option<Time>| at.is_some_and(|at| at <= now);
         if is_due(self.plane.as_ref().and_then(|plane| plane.deadline())) {
             acts.push(Act::Control);
+        }
+        if is_due(self.store.as_ref().and_then(Store::deadline)) {
+            acts.push(Act::Store);
         }
         if is_due(self.weather.deadline()) {
             acts.push(Act::Weather);
@@ -353,6 +385,7 @@ impl World {
             Act::Deliver(pair) => self.deliver(pair),
             Act::Arrive(tip) => self.arrive(tip),
             Act::Control => self.control(),
+            Act::Store => self.store_acts(),
             Act::Weather => self.happen(),
         }
     }
@@ -394,6 +427,15 @@ impl World {
                 let event = Event::Packet { link, frame };
                 self.members[first + glance.to.index()].inbox.push_back(event);
             }
+        }
+    }
+
+    /// The store does something, of which a shard may hear.
+    fn store_acts(&mut self) {
+        let done = self.store.as_mut().and_then(|store| store.step(self.now));
+        self.note(16, done.as_ref().map_or(0, |(to, _)| *to));
+        if let Some((to, done)) = done {
+            self.members[to].inbox.push_back(Event::Stored(done));
         }
     }
 
@@ -488,7 +530,12 @@ impl World {
                     let answer = Answer::Bytes(bytes);
                     self.members[from].inbox.push_back(Event::Completed { token, answer });
                 }
-                Effect::Store { .. } => unreachable!("no shard of the simulator has a store"),
+                Effect::Store { id, op } => {
+                    self.note(17, from);
+                    if let Some(store) = &mut self.store {
+                        store.ask(self.now, from, (id, op));
+                    }
+                }
                 Effect::Drained { view, slots, left } => {
                     self.note(9, from);
                     let shard = u16::try_from(from - first).unwrap_or(0);

@@ -28,6 +28,10 @@ pub(crate) enum Fault {
     CutOff { host: usize, lasts: Duration },
     /// The coordinator does what it is asked or does not, and nobody is told which.
     Unknown { lasts: Duration },
+    /// The store carries nothing out.
+    StoreAway { lasts: Duration },
+    /// The store does what it is asked or does not, and nobody is told which.
+    StoreUnknown { lasts: Duration },
 }
 
 impl Fault {
@@ -42,6 +46,8 @@ impl Fault {
             Self::Away { .. } => "coordinator away",
             Self::CutOff { .. } => "cut off from the coordinator",
             Self::Unknown { .. } => "coordinator unknown",
+            Self::StoreAway { .. } => "store away",
+            Self::StoreUnknown { .. } => "store unknown",
         }
     }
 }
@@ -58,7 +64,10 @@ impl fmt::Display for Fault {
                 let side: Vec<usize> = (0..there.len()).filter(|host| there[*host]).collect();
                 write!(f, "hosts {side:?}: {name} for {lasts:.2?}")
             }
-            Self::Away { lasts } | Self::Unknown { lasts } => write!(f, "{name} for {lasts:.2?}"),
+            Self::Away { lasts }
+            | Self::Unknown { lasts }
+            | Self::StoreAway { lasts }
+            | Self::StoreUnknown { lasts } => write!(f, "{name} for {lasts:.2?}"),
         }
     }
 }
@@ -68,7 +77,7 @@ type Make = fn(&mut Rng, usize) -> Fault;
 /// What goes wrong when, in the order of time.
 pub(crate) fn draw(scenario: &Scenario, rng: &mut Rng) -> Vec<(Time, Fault)> {
     let of = &scenario.faults;
-    let makes: [(u64, Make); 8] = [
+    let makes: [(u64, Make); 10] = [
         (of.crash, crash),
         (of.pause, pause),
         (of.leave, |rng, nodes| Fault::Leave { host: rng.index(nodes) }),
@@ -77,6 +86,8 @@ pub(crate) fn draw(scenario: &Scenario, rng: &mut Rng) -> Vec<(Time, Fault)> {
         (of.away, |rng, _| Fault::Away { lasts: lasting(rng, 8) }),
         (of.cut_off, |rng, nodes| Fault::CutOff { host: rng.index(nodes), lasts: lasting(rng, 9) }),
         (of.unknown, |rng, _| Fault::Unknown { lasts: lasting(rng, 6) }),
+        (of.store_away, |rng, _| Fault::StoreAway { lasts: lasting(rng, 8) }),
+        (of.store_unknown, |rng, _| Fault::StoreUnknown { lasts: lasting(rng, 6) }),
     ];
     let mut all = Vec::new();
     for (about, make) in makes {

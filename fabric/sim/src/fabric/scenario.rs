@@ -48,6 +48,8 @@ pub struct Scenario {
     pub(crate) net: Net,
     #[serde(default)]
     pub(crate) coordinator: Answers,
+    /// There is a store, and this is how it answers; only where entities call each other.
+    pub(crate) store: Option<Answers>,
     #[serde(default)]
     pub(crate) clocks: Clocks,
     #[serde(default)]
@@ -89,7 +91,7 @@ impl Default for Net {
     }
 }
 
-/// How the coordinator answers.
+/// How the coordinator, or the store, answers.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Answers {
@@ -168,6 +170,8 @@ pub(crate) struct Faults {
     pub(crate) away: u64,
     pub(crate) cut_off: u64,
     pub(crate) unknown: u64,
+    pub(crate) store_away: u64,
+    pub(crate) store_unknown: u64,
 }
 
 /// What happens to some hosts at some time.
@@ -208,6 +212,7 @@ const BUILT_IN: &[(&str, &str)] = &[
     ("hundred", include_str!("../../scenarios/hundred.toml")),
     ("thousand", include_str!("../../scenarios/thousand.toml")),
     ("shards", include_str!("../../scenarios/shards.toml")),
+    ("stores", include_str!("../../scenarios/stores.toml")),
     ("handover", include_str!("../../scenarios/handover.toml")),
     ("four_thousand", include_str!("../../scenarios/four_thousand.toml")),
 ];
@@ -222,8 +227,14 @@ impl Scenario {
             toml::from_str(text).map_err(|error| ScenarioError(error.to_string()))?;
         let shares = [&scenario.net.lost, &scenario.net.twice, &scenario.net.slow];
         let more = [&scenario.coordinator.slow, &scenario.coordinator.unknown, &scenario.work.late];
-        if shares.into_iter().chain(more).any(|share| !(0.0..=1.0).contains(share)) {
+        let store = scenario.store.iter().flat_map(|store| [&store.slow, &store.unknown]);
+        if shares.into_iter().chain(more).chain(store).any(|share| !(0.0..=1.0).contains(share)) {
             return Err(ScenarioError("a share is between 0 and 1".to_owned()));
+        }
+        let fails = scenario.faults.store_away + scenario.faults.store_unknown > 0;
+        let alone = scenario.store.is_some() && scenario.calls.is_none();
+        if alone || fails && scenario.store.is_none() {
+            return Err(ScenarioError("a store needs calls, and its faults a store".to_owned()));
         }
         if scenario.nodes == 0 || scenario.shards == 0 || scenario.calm_s <= 0.0 {
             return Err(ScenarioError(
@@ -249,6 +260,11 @@ impl Scenario {
     #[must_use]
     pub fn has_calls(&self) -> bool {
         self.calls.is_some()
+    }
+
+    pub(crate) fn store_fails(&self) -> bool {
+        let answers = self.store.as_ref().is_some_and(|store| store.unknown + store.slow > 0.0);
+        answers || self.faults.store_away + self.faults.store_unknown > 0
     }
 
     pub(crate) fn tasks_s(&self) -> f64 {

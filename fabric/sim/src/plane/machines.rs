@@ -114,7 +114,7 @@ pub(crate) struct Machines {
     atlas: Atlas,
     coordinator: Coordinator,
     mutant: Option<Mutant>,
-    side: u64,
+    side: (u64, bool),
     muddled: Time,
     calm: bool,
     epochs: BTreeMap<SlotId, (Epoch, NodeId)>,
@@ -142,7 +142,7 @@ impl Machines {
             atlas: Atlas::default(),
             coordinator: Coordinator::new(clock, mutant),
             mutant,
-            side: 0,
+            side: (0, false),
             muddled: Time::ZERO,
             calm: false,
             epochs: BTreeMap::new(),
@@ -305,8 +305,11 @@ impl Machines {
         self.orders.push(Order::Show(node, shown));
     }
 
-    fn parted(&self, a: usize, b: usize) -> bool {
-        (self.side >> (a % 64) ^ self.side >> (b % 64)) & 1 == 1
+    /// Whether what `from` says is not heard by `to`.
+    fn parted(&self, from: usize, to: usize) -> bool {
+        let (side, one_way) = self.side;
+        let on = |node: usize| side >> (node % 64) & 1 == 1;
+        on(from) != on(to) && (on(from) || !one_way)
     }
 
     fn say(&mut self, node: usize, to: NodeId, bytes: Vec<u8>) {
@@ -440,7 +443,7 @@ impl Plane for Machines {
         self.nodes[node].cut_off = is;
     }
 
-    fn part(&mut self, side: u64) {
+    fn part(&mut self, side: (u64, bool)) {
         self.side = side;
     }
 

@@ -7,11 +7,14 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
 
-use epicserver_node::{Config, Event, Shard, WakeSink};
+use epicserver_node::{Config, Event, Saves, Shard, WakeSink};
 use epicserver_wire::{NodeId, ShardId, Time};
 
 use super::{Member, Woken, World, knob};
 use crate::net::Party;
+
+/// Milliseconds since 1970 at the beginning of time.
+const BEGAN_MS: u64 = 1_700_000_000_000;
 
 /// A node, one run of its process.
 pub(crate) struct Node {
@@ -44,6 +47,13 @@ impl World {
     pub(super) fn add_node(&mut self, shards: u16) {
         let (node, first) = (self.nodes.len(), self.members.len());
         let registry = Arc::new(self.plan.registry.clone());
+        let id = self.fresh_id(node, 0);
+        let saves = self.store.is_some().then(|| Saves {
+            node: id,
+            epoch: 1,
+            began_ms: BEGAN_MS,
+            unsaved_bytes_max: self.plan.unsaved_bytes_max,
+        });
         for shard in 0..shards {
             let woken = Arc::new(Woken::default());
             let origin = u32::try_from(self.members.len()).unwrap_or(u32::MAX);
@@ -58,7 +68,7 @@ impl World {
                 direct: self.plan.direct,
                 seed: self.rng.next(),
                 wakes: Arc::clone(&woken) as Arc<dyn WakeSink>,
-                saves: None,
+                saves,
                 clock: None,
                 fault: knob(self.plan.mutant),
             };
@@ -69,7 +79,6 @@ impl World {
             let (inbox, stalled) = (VecDeque::new(), Time::ZERO);
             self.members.push(Member { node, shard: Some(made), woken, inbox, stalled });
         }
-        let id = self.fresh_id(node, 0);
         self.nodes.push(Node {
             id,
             first,

@@ -11,6 +11,7 @@ use epicserver_wire::{Time, limits};
 
 use super::World;
 use crate::plane::Order;
+use crate::store::Store;
 use crate::storm::{Fault, Storm};
 
 /// How long two nodes take to find out that they are not linked.
@@ -29,6 +30,7 @@ pub(crate) const NODES_MAX: usize = 24;
 #[derive(Clone, Copy, Debug)]
 struct Part {
     side: u64,
+    one_way: bool,
     until: Time,
     coordinator: bool,
 }
@@ -182,9 +184,9 @@ impl World {
                     self.hang_up(a, b);
                 }
             }
-            Fault::Part { side, coordinator, lasts } => {
+            Fault::Part { side, one_way, coordinator, lasts } => {
                 (0..self.nodes.len()).for_each(|node| self.meet(fault, node));
-                self.part(side, coordinator, lasts);
+                self.part(Part { side, one_way, until: self.now + lasts, coordinator });
             }
             Fault::Away(lasts) => {
                 (0..self.nodes.len()).for_each(|node| self.meet(fault, node));
@@ -206,7 +208,20 @@ impl World {
                 let until = self.now + lasts;
                 self.plane.iter_mut().for_each(|plane| plane.muddle(until));
             }
-            Fault::Calm => self.plane.iter_mut().for_each(|plane| plane.calm_down()),
+            Fault::StoreAway(lasts) => {
+                (0..self.nodes.len()).for_each(|node| self.meet(fault, node));
+                let until = self.now + lasts;
+                self.store.iter_mut().for_each(|store| store.go_away(until));
+            }
+            Fault::StoreMuddle(lasts) => {
+                (0..self.nodes.len()).for_each(|node| self.meet(fault, node));
+                let until = self.now + lasts;
+                self.store.iter_mut().for_each(|store| store.muddle(until));
+            }
+            Fault::Calm => {
+                self.plane.iter_mut().for_each(|plane| plane.calm_down());
+                self.store.iter_mut().for_each(Store::calm_down);
+            }
         }
     }
 
@@ -284,8 +299,8 @@ impl World {
         }
     }
 
-    fn part(&mut self, side: u64, coordinator: bool, lasts: Duration) {
-        self.weather.part = Some(Part { side, until: self.now + lasts, coordinator });
+    fn part(&mut self, part: Part) {
+        self.weather.part = Some(part);
         let cut: Vec<(usize, usize)> =
             self.links().filter(|(a, b)| a < b && self.weather.parts(*a, *b)).collect();
         for (a, b) in cut {
@@ -303,7 +318,7 @@ impl World {
             let away = self.weather.cut_off.iter().any(|(cut, _)| *cut == node);
             plane.cut_off(node, away || part.is_some_and(beyond));
         }
-        plane.part(part.map_or(0, |part| part.side));
+        plane.part(part.map_or((0, false), |part| (part.side, part.one_way)));
     }
 
     /// A rolling restart goes on once the node before has left: a new one joins, and then the next one leaves.

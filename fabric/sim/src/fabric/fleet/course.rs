@@ -192,6 +192,8 @@ impl Fleet<'_> {
                 self.meet(name, *host);
                 self.hosts[*host].cut_off_until = self.now + *lasts;
             }
+            // No shard asks a store here.
+            Fault::StoreAway { .. } | Fault::StoreUnknown { .. } => {}
             Fault::Unknown { lasts } => {
                 (0..self.hosts.len()).for_each(|host| self.meet(name, host));
                 self.unknown_until = self.now + *lasts;
