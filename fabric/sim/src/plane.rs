@@ -15,6 +15,7 @@ use std::time::Duration;
 use epicserver_proto::{Ownership, SlotId};
 use epicserver_wire::{NodeId, Time};
 
+use crate::fabric::clock::Clock;
 pub(crate) use machines::Machines;
 pub(crate) use quick::Quick;
 
@@ -40,6 +41,10 @@ pub(crate) enum Order {
 pub(crate) trait Plane {
     /// A node more, which is not in the fabric yet.
     fn add(&mut self, shards: u16);
+    /// The clock by which a node's shards go.
+    fn clock(&self, _node: usize) -> Clock {
+        Clock::true_time()
+    }
     /// A node wants to join as `id`.
     fn join(&mut self, now: Time, node: usize, id: NodeId);
     /// A node wants to leave.

@@ -169,7 +169,7 @@ fn simulate(seed: u64, scenario: Option<&Scenario>, mutant: Option<Mutant>) -> W
     };
     let saves = has_store(seed, scenario, mutant);
     let store_fails =
-        saves && scenario.map_or(mix(seed ^ 3).is_multiple_of(2), Scenario::store_fails);
+        saves && scenario.map_or_else(|| mix(seed ^ 3).is_multiple_of(2), Scenario::store_fails);
     let storm = match scenario {
         None if store_fails && !storm.is_calm() => {
             storm.with_a_store_that_fails(&mut Rng::new(mix(seed ^ 3)))

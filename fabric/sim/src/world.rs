@@ -326,7 +326,8 @@ impl World {
     fn due(&self, member: &Member) -> Option<Time> {
         let shard = member.shard.as_ref()?;
         let ready = shard.is_ready() || !member.inbox.is_empty() || !member.woken.is_empty();
-        let due = if ready { Some(self.now) } else { shard.deadline() };
+        let clock = self.nodes[member.node].clock;
+        let due = if ready { Some(self.now) } else { shard.deadline().map(|due| clock.when(due)) };
         due.map(|due| due.max(member.stalled))
     }
 
@@ -454,7 +455,7 @@ impl World {
         }
         let mut out = std::mem::take(&mut self.out);
         self.looked_at(to);
-        let now = self.now;
+        let now = self.nodes[self.members[to].node].clock.shows(self.now);
         if let Some(shard) = &mut self.members[to].shard {
             shard.handle(now, Event::Message(message), &mut out);
             shard.flush(now, &mut out);
@@ -475,15 +476,16 @@ impl World {
             member.inbox.push_back(Event::Woken(turn));
         }
         let Some(shard) = &mut member.shard else { return };
-        let Node { evicted, lease, .. } = self.nodes[member.node];
+        let Node { evicted, lease, clock, .. } = self.nodes[member.node];
+        let now = clock.shows(self.now);
         if self.plane.is_some() {
-            shard.lease(evicted, lease);
+            shard.lease(evicted, clock.shows(lease));
         }
         while let Some(event) = member.inbox.pop_front() {
-            shard.handle(self.now, event, &mut out);
+            shard.handle(now, event, &mut out);
         }
-        shard.run(self.now, steps, &mut out);
-        shard.flush(self.now, &mut out);
+        shard.run(now, steps, &mut out);
+        shard.flush(now, &mut out);
         if let Some(stall) = stall {
             member.stalled = self.now + stall;
         }

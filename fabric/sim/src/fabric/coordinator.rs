@@ -164,7 +164,7 @@ mod tests {
     const TTL: Duration = Duration::from_secs(3);
 
     fn coordinator() -> Coordinator {
-        let clocks = Clocks { skew_s: 0, drift_ppm: 0 };
+        let clocks = Clocks { skew_s: 0, drift_ppm: 0, of_shards: false };
         Coordinator::new(Clock::draw(&clocks, &mut Rng::new(1)), None)
     }
 

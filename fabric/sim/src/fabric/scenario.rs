@@ -114,11 +114,13 @@ impl Default for Answers {
 pub(crate) struct Clocks {
     pub(crate) skew_s: u64,
     pub(crate) drift_ppm: u64,
+    /// Whether shards whose entities call each other go by them too, and not by true time.
+    pub(crate) of_shards: bool,
 }
 
 impl Default for Clocks {
     fn default() -> Self {
-        Self { skew_s: 1_000, drift_ppm: 500 }
+        Self { skew_s: 1_000, drift_ppm: 500, of_shards: false }
     }
 }
 

@@ -418,6 +418,10 @@ impl Plane for Machines {
         });
     }
 
+    fn clock(&self, node: usize) -> Clock {
+        if self.scenario.clocks.of_shards { self.nodes[node].clock } else { Clock::true_time() }
+    }
+
     fn join(&mut self, now: Time, node: usize, id: NodeId) {
         self.nodes[node].id = id;
         let whom = self.whom(node);

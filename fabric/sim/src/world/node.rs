@@ -11,6 +11,7 @@ use epicserver_node::{Config, Event, Saves, Shard, WakeSink};
 use epicserver_wire::{NodeId, ShardId, Time};
 
 use super::{Member, Woken, World, knob};
+use crate::fabric::clock::Clock;
 use crate::net::Party;
 
 /// Milliseconds since 1970 at the beginning of time.
@@ -24,6 +25,8 @@ pub(crate) struct Node {
     pub(crate) first: usize,
     pub(crate) shards: u16,
     pub(crate) lives: bool,
+    /// By which its shards go.
+    pub(crate) clock: Clock,
     /// It does nothing before.
     pub(crate) paused: Time,
     /// Until when it may act.
@@ -48,12 +51,19 @@ impl World {
         let (node, first) = (self.nodes.len(), self.members.len());
         let registry = Arc::new(self.plan.registry.clone());
         let id = self.fresh_id(node, 0);
-        let saves = self.store.is_some().then(|| Saves {
+        if let Some(plane) = &mut self.plane {
+            plane.add(shards);
+        }
+        let clock = self.plane.as_ref().map_or_else(Clock::true_time, |plane| plane.clock(node));
+        // All agree on what time of day it is, as nearly as their clocks keep it.
+        let ahead_ms = clock.shows(Time::ZERO).as_nanos() / 1_000_000;
+        let saves = Saves {
             node: id,
             epoch: 1,
-            began_ms: BEGAN_MS,
+            began_ms: BEGAN_MS.saturating_sub(ahead_ms),
             unsaved_bytes_max: self.plan.unsaved_bytes_max,
-        });
+        };
+        let saves = self.store.is_some().then_some(saves);
         for shard in 0..shards {
             let woken = Arc::new(Woken::default());
             let origin = u32::try_from(self.members.len()).unwrap_or(u32::MAX);
@@ -84,6 +94,7 @@ impl World {
             first,
             shards,
             lives: true,
+            clock,
             paused: Time::ZERO,
             lease: Time::ZERO,
             evicted: 0,
@@ -92,7 +103,6 @@ impl World {
         });
         self.net.open();
         if let Some(plane) = &mut self.plane {
-            plane.add(shards);
             plane.join(self.now, node, id);
         }
     }
@@ -119,7 +129,8 @@ impl World {
     /// A node may act until then. Each shard sees that when it looks.
     pub(super) fn lease(&mut self, node: usize, until: Time) {
         self.nodes[node].lease = until;
-        let evicted = self.nodes[node].evicted;
+        let Node { evicted, clock, .. } = self.nodes[node];
+        let until = clock.shows(until);
         for member in self.nodes[node].members() {
             let shard = self.members[member].shard.as_mut();
             shard.into_iter().for_each(|shard| shard.lease(evicted, until));

@@ -208,20 +208,23 @@ impl World {
                 let until = self.now + lasts;
                 self.plane.iter_mut().for_each(|plane| plane.muddle(until));
             }
-            Fault::StoreAway(lasts) => {
+            Fault::StoreAway(lasts) | Fault::StoreMuddle(lasts) => {
                 (0..self.nodes.len()).for_each(|node| self.meet(fault, node));
-                let until = self.now + lasts;
-                self.store.iter_mut().for_each(|store| store.go_away(until));
-            }
-            Fault::StoreMuddle(lasts) => {
-                (0..self.nodes.len()).for_each(|node| self.meet(fault, node));
-                let until = self.now + lasts;
-                self.store.iter_mut().for_each(|store| store.muddle(until));
+                self.fail_store(fault, self.now + lasts);
             }
             Fault::Calm => {
                 self.plane.iter_mut().for_each(|plane| plane.calm_down());
                 self.store.iter_mut().for_each(Store::calm_down);
             }
+        }
+    }
+
+    fn fail_store(&mut self, fault: Fault, until: Time) {
+        let Some(store) = &mut self.store else { return };
+        if matches!(fault, Fault::StoreAway(_)) {
+            store.go_away(until)
+        } else {
+            store.muddle(until)
         }
     }
 
