@@ -22,7 +22,7 @@ use crate::view::Share;
 pub const SLOTS: usize = 1 << 16;
 
 /// No owner.
-const NOBODY: u16 = u16::MAX;
+pub(crate) const NOBODY: u16 = u16::MAX;
 
 /// Who owns which slot.
 #[derive(Clone, PartialEq, Eq)]

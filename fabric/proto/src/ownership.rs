@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use epicserver_wire::{ClassId, EntityId, NodeId};
 
-use crate::directory::{Directory, SLOTS};
+use crate::directory::{Directory, NOBODY, SLOTS};
 
 /// A slot of a placement class: what has one owner.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -63,9 +63,13 @@ pub enum Site {
 }
 
 /// Places of members that are none.
-const NOWHERE: u16 = u16::MAX;
+const NOWHERE: u16 = NOBODY;
 const AWAITED: u16 = u16::MAX - 1;
 const SERVED: u16 = u16::MAX - 2;
+
+/// Slots that are compared at once.
+const STRETCH: usize = 256;
+const _: () = assert!(SLOTS.is_multiple_of(STRETCH), "no slot is left over");
 
 /// The slots of one class.
 #[derive(Clone, Debug)]
@@ -96,14 +100,11 @@ impl Ownership {
     pub fn new(number: u64, me: NodeId, directory: Arc<Directory>) -> Self {
         assert!(directory.members().len() <= usize::from(SERVED), "OW1: places have 16 bits");
         let my_index = directory.members().binary_search(&me).ok();
+        let my_index = my_index.and_then(|at| u16::try_from(at).ok());
         let table = |class| {
-            let site = |slot| match directory.index_of(class, slot) {
-                None => NOWHERE,
-                Some(at) if Some(at) == my_index => AWAITED,
-                Some(at) => u16::try_from(at).unwrap_or(NOWHERE),
-            };
-            let sites = (0..=u16::MAX).map(site).collect();
-            Table { class, sites, epochs: vec![0; SLOTS].into() }
+            let site = |at: &u16| if Some(*at) == my_index { AWAITED } else { *at };
+            let owners = directory.owners_of(class).unwrap_or(&[]);
+            Table { class, sites: owners.iter().map(site).collect(), epochs: vec![0; SLOTS].into() }
         };
         let tables = directory.classes().map(table).collect();
         Self { number, me, directory, tables, past: Vec::new() }
@@ -256,12 +257,23 @@ impl Ownership {
         before.tables.iter().flat_map(move |table| {
             let now = self.table(table.class).map(|table| &table.epochs);
             let same = now.is_some_and(|now| Arc::ptr_eq(now, &table.epochs));
-            let epochs = if same { &[][..] } else { &table.epochs };
-            let lost = (0..=u16::MAX).zip(epochs).filter(move |(index, epoch)| {
-                let now = now.and_then(|now| now.get(usize::from(*index)));
-                **epoch > 0 && now != Some(*epoch)
+            let starts = (0..if same { 0 } else { table.epochs.len() }).step_by(STRETCH);
+            let stretches = starts.map(move |start| {
+                let stretch = |epochs: &'a [u64]| epochs.get(start..start + STRETCH);
+                (start, &table.epochs[start..start + STRETCH], now.and_then(|now| stretch(now)))
             });
-            lost.map(|(index, epoch)| (SlotId { class: table.class, index }, Epoch(*epoch)))
+            // Most are as they were.
+            let changed = stretches.filter(|(_, then, now)| *now != Some(*then));
+            let lost = changed.flat_map(|(start, then, now)| {
+                let epochs = then.iter().enumerate().filter(move |(at, epoch)| {
+                    **epoch > 0 && now.and_then(|now| now.get(*at)) != Some(*epoch)
+                });
+                epochs.map(move |(at, epoch)| (start + at, Epoch(*epoch)))
+            });
+            lost.filter_map(|(index, epoch)| {
+                let index = u16::try_from(index).ok()?;
+                Some((SlotId { class: table.class, index }, epoch))
+            })
         })
     }
 }

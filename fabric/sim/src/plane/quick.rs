@@ -541,9 +541,8 @@ impl Plane for Quick {
 
 /// The slots that a node owns and does not serve.
 fn awaited(shown: &Ownership) -> Vec<u16> {
-    let mine = (0..=u16::MAX).zip(shown.mine(CLASS)).filter(|(_, mine)| *mine);
     let site = |index: &u16| shown.site_of(SlotId { class: CLASS, index: *index });
-    mine.map(|(index, _)| index).filter(|index| site(index) == Site::Awaited).collect()
+    (0..=u16::MAX).filter(|index| site(index) == Site::Awaited).collect()
 }
 
 /// What was served by `before` is by `now`, if it still belongs to the node.
