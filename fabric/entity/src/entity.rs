@@ -27,6 +27,9 @@ use crate::remind::Reminds;
 use crate::running::{Activation, Started};
 use crate::saving::{Policy, Stored, Unreadable, layout_of};
 
+/// A state as JSON, or why it cannot be written so.
+pub type Shown = Result<String, String>;
+
 /// What `#[entity]` on a struct or enum says.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not an entity",
@@ -50,6 +53,9 @@ pub trait EntityType: Coded + 'static {
     const SCHEMA: u32 = 1;
     /// The version that its states are written as, where what is stored is of no later one.
     const WRITES: u32 = Self::SCHEMA;
+
+    /// Its state as JSON, where the type has a way to write that, or why not.
+    const SHOWS: Option<fn(&Self) -> Shown> = None;
 
     /// What its bytes are made of.
     fn form(form: &mut Form) {
@@ -280,8 +286,15 @@ pub struct TypeInfo {
     pub writes: u32,
     /// The hash of the fields of that.
     pub written_layout: fn() -> u64,
+    /// What was stored, as JSON, or why not; `None` where the type has no way to write that.
+    pub show: Option<fn(Stored<'_>) -> Shown>,
     /// Makes the cell of a new activation, its state not yet in it.
     pub new_cell: fn(EntityId) -> Rc<dyn AnyCell>,
+}
+
+fn show<T: Entity>(stored: Stored<'_>) -> Shown {
+    let state = T::read(stored).map_err(|why| why.to_string())?;
+    T::SHOWS.map_or_else(|| Err("it has no way to be shown".to_owned()), |shows| shows(&state))
 }
 
 impl TypeInfo {
@@ -301,6 +314,7 @@ impl TypeInfo {
             layout: || layout_of(T::form),
             writes: T::WRITES,
             written_layout: T::written_layout,
+            show: T::SHOWS.is_some().then_some(show::<T>),
             new_cell: |id| Rc::new(StateCell::<T>::new(id)),
         }
     }

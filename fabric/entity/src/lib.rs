@@ -36,7 +36,7 @@ pub use cx::{At, Cx};
 pub use desk::{Desk, Entry, Gateway, Host, OnDesk, Pending, Turn, TurnId};
 pub use entity::{
     Calls, Entity, EntityType, EveryTurn, Method, MethodInfo, Mode, NewState, ReadCall, Repeatable,
-    TypeInfo, entity_id,
+    Shown, TypeInfo, entity_id,
 };
 pub use envelope::{Caller, Envelope, Head, Pool as MethodPool, Request};
 pub use form::{Form, Part, UnknownPart};

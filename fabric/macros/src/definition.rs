@@ -337,6 +337,12 @@ fn entity_type(item: &DeriveInput, options: &Options) -> TokenStream {
     let (saved, schema) = (options.policy(), options.schema());
     let (reading, writing) = (options.reading(), options.writing());
     let form = message::form(item, home);
+    let shows = (options.serde.is_some() && cfg!(feature = "serde")).then(|| {
+        quote! {
+            const SHOWS: ::core::option::Option<fn(&Self) -> #home::Shown> =
+                ::core::option::Option::Some(#home::to_json::<Self>);
+        }
+    });
     let every_turn = options.saved.as_ref().is_some_and(|saved| saved.value() == "every_turn");
     let every_turn = every_turn.then(|| {
         quote! {
@@ -357,6 +363,7 @@ fn entity_type(item: &DeriveInput, options: &Options) -> TokenStream {
             #idle
             const SAVED: #home::Policy = #saved;
             const SCHEMA: u32 = #schema;
+            #shows
             #form
             #reading
             #writing

@@ -119,4 +119,10 @@ pub mod __private {
     pub use serde;
 
     pub use crate::program::{Outcome, epic, main};
+
+    /// What `#[entity(serde)]` shows its states by.
+    #[cfg(feature = "serde")]
+    pub fn to_json<T: serde::Serialize>(state: &T) -> Shown {
+        serde_json::to_string(state).map_err(|error| error.to_string())
+    }
 }

@@ -1,7 +1,7 @@
 //! The command `store`: what an operator asks of a store, nodes running or not.
 //!
 //! # Not here
-//! Decoding states: only the program that has their types could.
+//! Decoding states: only a program that has their types can, which `registry` knows how to ask.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use epicserver_entity::Registry;
+use epicserver_entity::{Registry, Stored};
 use epicserver_store::{
     Agenda, Answer, Corrupt, Envelope, Keeper, Kind, Name, Op, OpId, Range, Record, Store, Trouble,
     Wake, limits,
@@ -103,7 +103,7 @@ pub(super) fn answer(
     let mut asker = Asker::of(keeper.as_ref())?;
     match question {
         Question::List => list(&mut asker, registry),
-        Question::Show { of, key } => show(&mut asker, &of, &key),
+        Question::Show { of, key } => show(&mut asker, registry, (&of, &key)),
         Question::Verify => verify(&mut asker),
         Question::Purge { older_ms } => purge(&mut asker, older_ms),
         Question::Export(to) => export(&mut asker, to),
@@ -214,7 +214,11 @@ fn type_of(of: &str) -> TypeId {
     id.filter(shown).unwrap_or_else(|| TypeId::of(of))
 }
 
-fn show(asker: &mut Asker, of: &str, key: &str) -> Result<String, Unanswered> {
+fn show(
+    asker: &mut Asker,
+    registry: &Registry,
+    (of, key): (&str, &str),
+) -> Result<String, Unanswered> {
     let mut found = None;
     asker.scan(&Range::Type(type_of(of)), |row| {
         let (name, shown) = match row {
@@ -226,7 +230,7 @@ fn show(asker: &mut Asker, of: &str, key: &str) -> Result<String, Unanswered> {
         }
     })?;
     match found {
-        Some((name, Ok(record))) => Ok(json(&name, &record)),
+        Some((name, Ok(record))) => Ok(json(&name, &record, registry)),
         Some((_, Err(corrupt))) => Err(Trouble::Corrupt(corrupt.to_string()).into()),
         None => Err(Unanswered::Nothing(format!("{of} with the key {key}"))),
     }
@@ -248,23 +252,40 @@ fn reminders(record: &Record) -> String {
     all.collect::<Vec<_>>().join(", ")
 }
 
-/// One record as JSON; its payload, which only the program with its type can read, in hexadecimal.
-fn json(name: &Name, record: &Record) -> String {
-    let Envelope { codec, layout, schema, owner, version, written_ms, tombstone } =
-        record.envelope();
-    let entity = name.entity().map(|entity| format!("{entity:?}")).unwrap_or_default();
+/// The state in `record` as JSON. Of a type that cannot be shown so, its bytes, in hexadecimal.
+fn state(name: &Name, record: &Record, registry: &Registry) -> String {
+    let Envelope { schema, layout, tombstone, .. } = record.envelope();
+    let info = name.entity().and_then(|entity| registry.entity(entity.type_id()));
+    let shown = info.filter(|_| !tombstone).and_then(|info| {
+        let stored = Stored { schema, layout, known: (info.layout)(), payload: record.payload() };
+        info.show.map(|show| show(stored))
+    });
+    let unshown = match shown {
+        Some(Ok(state)) => return format!("\"state\": {state}"),
+        Some(Err(why)) => format!("\"unreadable\": \"{}\",\n  ", escaped(&why)),
+        None => String::new(),
+    };
     let payload = record.payload().iter().fold(String::new(), |mut hex, byte| {
         let _infallible = write!(hex, "{byte:02x}");
         hex
     });
+    format!("{unshown}\"payload\": \"{payload}\"")
+}
+
+/// One record as JSON.
+fn json(name: &Name, record: &Record, registry: &Registry) -> String {
+    let Envelope { codec, layout, schema, owner, version, written_ms, tombstone } =
+        record.envelope();
+    let entity = name.entity().map(|entity| format!("{entity:?}")).unwrap_or_default();
     format!(
         "{{\n  \"entity\": \"{}\",\n  \"deleted\": {tombstone},\n  \"version\": {version},\n  \"schema\": {schema},\n  \
          \"layout\": \"{layout:016x}\",\n  \"codec\": {codec},\n  \"node\": \"{:016x}\",\n  \"epoch\": {},\n  \
-         \"written_ms\": {written_ms},\n  \"reminders\": [{}],\n  \"payload\": \"{payload}\"\n}}\n",
+         \"written_ms\": {written_ms},\n  \"reminders\": [{}],\n  {}\n}}\n",
         escaped(&entity),
         owner.node.as_u64(),
         owner.epoch,
         reminders(record),
+        state(name, record, registry),
     )
 }
 
@@ -366,5 +387,73 @@ mod tests {
     #[test]
     fn json_is_escaped() {
         assert_eq!(escaped("a\"b\\\n"), "a\\\"b\\\\\\u000a");
+    }
+
+    #[cfg(feature = "serde")]
+    mod shown {
+        use epicserver_macros::entity;
+        use epicserver_store::{Memory, Owner, Save, Slot};
+        use epicserver_wire::{ClassId, Codec, NodeId, Out, Rkyv};
+
+        use super::*;
+
+        #[entity(key = u64, serde, crate = crate::__private)]
+        #[derive(Default)]
+        struct Account {
+            cents: i64,
+            owners: Vec<String>,
+        }
+
+        #[entity(crate = crate::__private)]
+        impl Account {
+            pub fn cents(&self) -> i64 {
+                self.cents
+            }
+        }
+
+        /// A store with one account.
+        fn store() -> (Memory, Registry) {
+            let mut registry = Registry::default();
+            registry.add::<Account>().unwrap();
+            let store = Memory::default();
+            let info = registry.entities().next().unwrap();
+            let entity =
+                epicserver_entity::Ref::id(&epicserver_entity::Ref::<Account>::of(7)).clone();
+            let owner = Owner { node: NodeId::new(1), epoch: 1 };
+            let envelope = Envelope {
+                codec: <Rkyv as Codec<()>>::ID,
+                layout: (info.layout)(),
+                schema: 1,
+                owner,
+                version: 1,
+                written_ms: 1,
+                tombstone: false,
+            };
+            let account = Account { cents: -5, owners: vec!["Ada".to_owned()] };
+            let name = Name::state(&entity);
+            let record = Record::write_with(&name, &envelope, &Agenda::default(), |bytes| {
+                Out::heap(bytes).put(&account).unwrap();
+            });
+            let state = Some(record.unwrap());
+            let slots = vec![Slot { class: ClassId::DEFAULT, index: entity.slot() }];
+            let save = Save { entity, owner, expected: 0, state, rows: Vec::new() };
+            let mut asker = Asker::of(&store).unwrap();
+            asker.ask(Op::Claim { owner, slots }).unwrap();
+            asker.ask(Op::Commit(vec![save])).unwrap();
+            (store, registry)
+        }
+
+        #[test]
+        fn a_program_shows_the_states_of_its_types_and_others_their_bytes() {
+            let (store, registry) = store();
+            let mut asker = Asker::of(&store).unwrap();
+            let mut shown = |registry| {
+                let text = show(&mut asker, registry, ("Account", "7")).unwrap();
+                serde_json::from_str::<serde_json::Value>(&text).unwrap()
+            };
+            let state = shown(&registry)["state"].clone();
+            assert_eq!(state, serde_json::json!({ "cents": -5, "owners": ["Ada"] }));
+            assert!(shown(&Registry::default())["payload"].is_string());
+        }
     }
 }
