@@ -11,8 +11,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::thread::Thread;
+use std::time::{Duration, Instant};
 
 use crate::{Answer, Done, Op, OpId, Trouble, Wake};
+
+/// How long a thread that has nothing to do stays awake.
+const LINGER: Duration = Duration::from_micros(50);
 
 /// An op that is to be carried out.
 #[derive(Debug)]
@@ -211,8 +215,16 @@ impl Lane {
         std::future::poll_fn(|cx| self.poll_next(cx)).await
     }
 
-    /// The same, for a thread that blocks.
+    /// The same, for a thread that blocks. It stays awake a little while first, and lets others run meanwhile: to be woken takes
+    /// longer than most of what is asked.
     pub fn wait(&mut self) -> Option<Job> {
+        let began = Instant::now();
+        while began.elapsed() < LINGER {
+            if let Poll::Ready(job) = self.look() {
+                return job;
+            }
+            std::thread::yield_now();
+        }
         let waker = Waker::from(Arc::new(Parked(std::thread::current())));
         loop {
             match self.poll_next(&Context::from_waker(&waker)) {
