@@ -1,7 +1,8 @@
 //! The program that `#[epicserver::main]` makes: its commands, its configuration, its end.
 //!
 //! # Invariants
-//! - **PR1** A node that serves misses no signal: they are caught before it starts.
+//! - **PR1** A node that serves misses no signal: they are caught before it starts. One that does not serve yet, since it waits for
+//!   others, ends at once.
 //! - **PR2** `setup` runs under `run` alone.
 //!
 //! # Not here
@@ -237,6 +238,7 @@ fn run<R: Outcome>(
 fn serve(config: &Config, register: Register) -> Result<(), Failure> {
     let mut stop = Stop::catch().map_err(Failure::Signals)?;
     let node = start(config, register)?;
+    stop.serves();
     eprintln!("serving until SIGINT or SIGTERM; shards: {}", node.shards());
     if let Some(job) = node.job() {
         stop.after(job).map_err(Failure::Thread)?;
@@ -257,11 +259,16 @@ struct Stop {
 
 impl Stop {
     fn catch() -> io::Result<Self> {
-        let armed = Arc::new(AtomicBool::new(false));
+        let armed = Arc::new(AtomicBool::new(true));
         for signal in [SIGINT, SIGTERM] {
             signal_hook::flag::register_conditional_default(signal, Arc::clone(&armed))?;
         }
         Ok(Self { signals: Signals::new([SIGINT, SIGTERM])?, armed })
+    }
+
+    /// From now on a signal ends the node in order.
+    fn serves(&self) {
+        self.armed.store(false, Ordering::SeqCst);
     }
 
     /// Ends the wait when `job` is over, too.

@@ -221,6 +221,22 @@ fn pr1_a_serving_node_ends_well_at_either_signal_and_never_runs_setup() {
 }
 
 #[test]
+fn pr1_a_node_that_waits_for_others_ends_at_once_at_a_signal() {
+    let folder = Folder::new("alone");
+    let mut child = folder.child(&["serve"]);
+    child.env("EPICSERVER_FABRIC__NODES", "2").env("EPIC_LOG", "info");
+    let mut child = child.spawn().unwrap();
+    let mut err = BufReader::new(child.stderr.take().unwrap());
+    let mut line = String::new();
+    while !line.contains("epicserver") {
+        line.clear();
+        assert_ne!(err.read_line(&mut line).unwrap(), 0, "it ended by itself");
+    }
+    stop(&child, Signal::TERM);
+    assert_eq!(child.wait().unwrap().signal(), Some(Signal::TERM.as_raw()));
+}
+
+#[test]
 fn pr2_under_slurm_rank_0_runs_and_the_others_serve_unless_told() {
     let folder = Folder::new("slurm");
     let ranked = |rank: &str, arguments: &[&str]| {
