@@ -111,6 +111,7 @@ pub fn main(options: TokenStream, item: TokenStream) -> TokenStream {
 /// | `nodes = 3`, `shards = 2` | how many nodes, and shards of each, each from 1 to 16; one without it |
 /// | `seeds = 100` | how many runs, each with a seed of its own; the first is drawn anew each time. One without it |
 /// | `seed = 7` | the one run of this seed, in place of `seeds`; all else has to be as it was |
+/// | `store` | entities are saved as their types say, in a store that all nodes reach; without it nothing is saved |
 /// | `faults(crash, leave)` | what goes wrong meanwhile; nothing without it |
 ///
 /// # Faults
@@ -125,13 +126,14 @@ pub fn main(options: TokenStream, item: TokenStream) -> TokenStream {
 /// | `partition` | links between nodes are cut for up to 9 s; some nodes may not reach the coordinator either |
 /// | `pause` | a node does nothing for 3.5 to 8.5 s, which is longer than its lease |
 /// | `delay` | whatever nodes say to each other takes up to 2 s, for up to 9 s |
+/// | `store` | the store carries nothing out, or does not say whether it did, for up to 9 s |
 ///
 /// The function begins when all nodes have met. The first fault comes after microseconds or seconds, and the last is over
 /// within a minute of the run's time: whoever has waited so long in an entity (`cx.sleep`) and calls again is answered.
 /// Until then entities move between nodes and calls end as they do anywhere: with
 /// [`NodeLost`](https://docs.rs/epicserver/latest/epicserver/enum.ErrorKind.html) and `ran()` of `Unknown` where a node was
 /// lost, or by their deadline (30 s where nothing else is said) while the callee cannot be reached. An entity
-/// that was in memory on a lost node, or whose owner changed, begins anew.
+/// that was in memory on a lost node, or whose owner changed, begins anew, or with `store` from what was saved.
 ///
 /// When the function has returned, the run goes on until no call waits any more. It fails if one waits for
 /// what never comes, and if Epic Server broke its word: an entity active in two places or on

@@ -18,7 +18,7 @@ const MAIN: options::Attribute =
 
 const TEST: options::Attribute = options::Attribute {
     name: "epicserver::test",
-    options: &["entities", "nodes", "shards", "seed", "seeds", "faults", "crate"],
+    options: &["entities", "nodes", "shards", "seed", "seeds", "store", "faults", "crate"],
 };
 
 /// Nodes that a test may have, and shards of each; those of the simulator.
@@ -26,8 +26,8 @@ const NODES_MAX: u64 = 16;
 const SHARDS_MAX: u64 = 16;
 
 /// What may happen to the nodes of a test, and what the simulator calls it.
-const FAULTS: [&str; 5] = ["crash", "leave", "partition", "pause", "delay"];
-const FAULT_VARIANTS: [&str; 5] = ["Crash", "Leave", "Partition", "Pause", "Delay"];
+const FAULTS: [&str; 6] = ["crash", "leave", "partition", "pause", "delay", "store"];
+const FAULT_VARIANTS: [&str; 6] = ["Crash", "Leave", "Partition", "Pause", "Delay", "Store"];
 
 #[derive(Default)]
 struct Options {
@@ -37,6 +37,7 @@ struct Options {
     shards: Option<LitInt>,
     seed: Option<LitInt>,
     seeds: Option<LitInt>,
+    store: bool,
     faults: Vec<Ident>,
 }
 
@@ -49,6 +50,7 @@ impl Options {
             "shards" => self.shards = Some(up_to(SHARDS_MAX, name, input)?),
             "seed" => self.seed = Some(value(name, input)?),
             "seeds" => self.seeds = Some(up_to(u64::MAX, name, input)?),
+            "store" => self.store = true,
             "faults" => self.faults = faults(name, input)?,
             other => {
                 let text = format!("`{other}` is not available in this version");
@@ -75,7 +77,13 @@ impl Options {
             let text = "nothing happens to the node on which the test itself runs: write `nodes = 2`, or more";
             return Err(Error::new_spanned(first, text));
         }
-        Ok(())
+        match self.faults.iter().find(|fault| *fault == "store") {
+            Some(fault) if !self.store => {
+                let text = "there is no store that could fail: write `store` beside `faults`";
+                Err(Error::new_spanned(fault, text))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn home(&self) -> Path {
@@ -231,7 +239,7 @@ pub(crate) fn expand_test(options: TokenStream, mut function: Function) -> Token
         Some(seed) => quote!(::core::option::Option::Some(#seed)),
         None => quote!(::core::option::Option::None),
     };
-    let faults = read.faults.iter().map(variant);
+    let (store, faults) = (read.store, read.faults.iter().map(variant));
     let attrs: Vec<Attribute> = std::mem::take(&mut function.attrs);
     let name = &function.sig.ident;
     quote! {
@@ -246,6 +254,7 @@ pub(crate) fn expand_test(options: TokenStream, mut function: Function) -> Token
                     shards: #shards,
                     seed: #seed,
                     seeds: #seeds,
+                    store: #store,
                     faults: &[#(#home::TestFault::#faults),*],
                 },
                 #register,

@@ -15,6 +15,7 @@ use epicserver_entity::{Pool, Registry, RegistryError};
 use epicserver_node::RootTask;
 use epicserver_wire::Time;
 
+use crate::fabric::scenario::Answers;
 use crate::log::Violation;
 use crate::mutant::Mutant;
 use crate::rng::Rng;
@@ -43,13 +44,15 @@ pub struct TestOptions {
     pub seed: Option<u64>,
     /// How many runs, each of the seed after the one before.
     pub seeds: u64,
+    /// Whether entities are saved, in a store that all nodes reach.
+    pub store: bool,
     /// What happens to nodes but the first one, on which the test runs; nothing if this is empty.
     pub faults: &'static [TestFault],
 }
 
 impl Default for TestOptions {
     fn default() -> Self {
-        Self { nodes: 1, shards: 2, seed: None, seeds: 1, faults: &[] }
+        Self { nodes: 1, shards: 2, seed: None, seeds: 1, store: false, faults: &[] }
     }
 }
 
@@ -129,7 +132,7 @@ fn run<R: TestOutcome + 'static>(
         mutant,
         storm: Storm { faults: Vec::new(), ..storm.clone() },
         scenario: None,
-        store: None,
+        store: options.store.then(Answers::default),
         unsaved_bytes_max: u64::MAX,
         slots: Vec::new(),
         task: None,
@@ -229,7 +232,7 @@ mod tests {
     }
 
     const OPTIONS: TestOptions =
-        TestOptions { nodes: 2, shards: 2, seed: Some(7), seeds: 20, faults: &[] };
+        TestOptions { nodes: 2, shards: 2, seed: Some(7), seeds: 20, store: false, faults: &[] };
 
     #[test]
     fn entities_of_a_user_run_once_a_seed() {

@@ -19,7 +19,7 @@ pub(crate) const CALM_AFTER: Duration = Duration::from_mins(1);
 /// How often a kind happens in a run at most.
 const TIMES_MAX: u64 = 3;
 /// Kinds there are.
-const KINDS: u64 = 5;
+const KINDS: u64 = 6;
 /// Kinds after which a node begins.
 const KINDS_THAT_JOIN: u64 = 2;
 /// The longest pause between two faults.
@@ -52,6 +52,8 @@ pub enum TestFault {
     Pause,
     /// The network takes long.
     Delay,
+    /// The store carries nothing out, or does not say whether it did.
+    Store,
 }
 
 /// What happens in a run from when its nodes have met, drawn from the kinds that are named.
@@ -98,6 +100,10 @@ fn fault(kind: TestFault, nodes: u32, rng: &mut Rng) -> Fault {
         TestFault::Delay => {
             let most = Duration::from_millis(2 << rng.below(11));
             Fault::Slow { most, lasts: short + rng.up_to(Duration::from_secs(4)) }
+        }
+        TestFault::Store => {
+            let lasts = short + rng.up_to(Duration::from_secs(4));
+            if rng.one_in(2) { Fault::StoreAway(lasts) } else { Fault::StoreMuddle(lasts) }
         }
     }
 }

@@ -130,6 +130,50 @@ async fn calls_succeed_again_after_nodes_could_not_be_reached(pool: Pool) {
     }
 }
 
+/// Saved before each reply.
+#[entity(key = u64, saved = "every_turn")]
+#[derive(Default)]
+struct Balance {
+    cents: u64,
+}
+
+#[entity]
+impl Balance {
+    pub fn put(&mut self) -> u64 {
+        self.cents += 1;
+        self.cents
+    }
+
+    pub fn cents(&self) -> u64 {
+        self.cents
+    }
+}
+
+#[epicserver::test(
+    entities(Visits, Balance),
+    nodes = 4,
+    store,
+    seeds = 6,
+    faults(crash, leave, store)
+)]
+async fn what_a_caller_was_told_is_there_whatever_nodes_and_their_store_do(pool: Pool) {
+    let mut told = [0; 4];
+    for round in 0..20 {
+        for (told, key) in told.iter_mut().zip(0..) {
+            if let Ok(cents) = pool.get::<Balance>(key).put().await {
+                assert!(cents > *told, "{cents} after {told}");
+                *told = cents;
+            }
+        }
+        let _may_be_lost = pool.get::<Visits>(round).nap(1 << round).await;
+    }
+    calm(pool).await;
+    for (told, key) in told.into_iter().zip(0..) {
+        let cents = pool.get::<Balance>(key).cents().await;
+        assert!(cents.is_ok_and(|cents| cents >= told), "{cents:?} after {told}");
+    }
+}
+
 /// Wrong: what is in memory goes with its node.
 async fn state_survives(pool: Pool) {
     let mut counted = [0; 8];
@@ -154,7 +198,7 @@ async fn a_program_that_relies_on_lost_state_fails_with_its_seed(pool: Pool) {
 /// Runs it as the attribute would, and gives what its failure says.
 fn failure(seed: Option<u64>, seeds: u64) -> String {
     let faults = &[TestFault::Crash];
-    let options = TestOptions { nodes: 3, shards: 1, seed, seeds, faults };
+    let options = TestOptions { nodes: 3, shards: 1, seed, seeds, store: false, faults };
     let run = || test(options, |registry| registry.add::<Visits>(), state_survives);
     let panic = std::panic::catch_unwind(run).expect_err("state does not survive");
     panic.downcast_ref::<String>().expect("it is a sentence").clone()
