@@ -10,7 +10,7 @@
 //! - **S2** Checkers only look: no run goes another way because it is checked.
 //!
 //! # Not here
-//! Disks: stores have suites of their own, with power losses. What a world has is what all of them promise ([`store`]).
+//! Disks: stores have suites of their own, with power losses. What a world has is what all of them promise (`store`).
 
 mod book;
 mod fabric;
