@@ -214,6 +214,7 @@ impl Core {
     /// Ends whatever runs at an activation, and the activation.
     fn end_all(&self, desk: &Desk, place: u32) {
         let turns: Vec<u32> = self.table.borrow().turns_of(place).collect();
+        self.count(|c| c.forced += u64::from(!turns.is_empty()));
         for turn in turns {
             self.end_turn(desk, turn, ErrorKind::Moved);
         }

@@ -261,6 +261,8 @@ pub struct Counters {
     pub activated: u64,
     /// Activations collected.
     pub collected: u64,
+    /// Activations of slots that were lost, which were ended with what still ran there when the time for that was up.
+    pub forced: u64,
     /// Panics of user code.
     pub panics: u64,
     /// Replies that nobody waited for any more.

@@ -125,6 +125,8 @@ pub(crate) struct Log {
     pub(crate) panics: u64,
     pub(crate) roots: u64,
     pub(crate) book: Book,
+    /// A call that its slot's change of owners ended, where no node was lost.
+    moved: Option<String>,
     calls: Vec<Called>,
     serial: u64,
     holders: BTreeMap<(u64, &'static str), u64>,
@@ -290,8 +292,12 @@ impl Log {
     }
 
     fn check_error(&mut self, call: u64, called: Called, error: CallError) {
-        if !is_expected(error.kind(), self.scene.lossy || self.scene.store_fails) {
-            self.violate("one_outcome", format!("call {call} ended with {error:?}"));
+        let what = format!("call {call} ended with {error:?}");
+        let expected = is_expected(error.kind(), self.scene.lossy || self.scene.store_fails);
+        if !expected && error.kind() == ErrorKind::Moved {
+            self.moved.get_or_insert(what);
+        } else if !expected {
+            self.violate("one_outcome", what);
         }
         if error.ran() == Ran::No && called.runs > 0 {
             self.violate("honest_ran", format!("call {call} ran, and its caller got {error:?}"));
@@ -404,8 +410,11 @@ impl Log {
         }
     }
 
-    /// What only the end of a run shows. `refused` tells were refused.
-    pub(crate) fn conclude(&mut self, roots: u64, refused: u64, panics: u64) {
+    /// What only the end of a run shows. `refused` tells were refused, and `forced` activations ended with their turns.
+    pub(crate) fn conclude(&mut self, roots: u64, (refused, forced): (u64, u64), panics: u64) {
+        if let Some(what) = self.moved.take().filter(|_| forced == 0) {
+            self.violate("one_outcome", what);
+        }
         if self.roots != roots {
             self.violate("no_endless_wait", format!("{} of {roots} tasks ended", self.roots));
         }

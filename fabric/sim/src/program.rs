@@ -313,7 +313,8 @@ mod tests {
 
     #[test]
     fn what_a_user_s_test_is_told_of_has_been_found_where_it_was_put() {
-        let options = TestOptions { nodes: 4, seed: None, seeds: 1, faults: ALL, shards: 2 };
+        let options =
+            TestOptions { nodes: 4, seed: None, seeds: 1, store: false, faults: ALL, shards: 2 };
         let broken = [
             (Mutant::DuplicateCall, "one_outcome"),
             (Mutant::ServeWhileDraining, "single_activation"),
@@ -333,7 +334,8 @@ mod tests {
 
     #[test]
     fn every_fault_may_happen_to_the_nodes_of_a_test() {
-        let options = TestOptions { nodes: 4, seed: Some(1), seeds: 3, faults: ALL, shards: 2 };
+        let options =
+            TestOptions { nodes: 4, seed: Some(1), seeds: 3, store: false, faults: ALL, shards: 2 };
         test(options, register, calls_go_on);
     }
 }

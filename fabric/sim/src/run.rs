@@ -242,7 +242,9 @@ fn nap_us(weather: Weather, scenario: Option<&Scenario>, rng: &mut Rng) -> u64 {
 
 fn conclude(log: &mut Log, world: &World, (scene, weather): (Scene, Weather)) {
     let refused = world.counters().map(|counters| counters.tells_refused).sum();
-    log.conclude(world.tasks, refused, world.panics);
+    let forced = world.counters().map(|counters| counters.forced).sum();
+    log.conclude(world.tasks, (refused, forced), world.panics);
+    log.stats.cover("activations ended by force", forced);
     log.stats.virtual_nanos = u64::try_from(world.now().since(START).as_nanos()).unwrap_or(0);
     for counters in world.counters() {
         log.stats.cover("direct", counters.direct);
