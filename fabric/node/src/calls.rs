@@ -113,6 +113,7 @@ impl Core {
             Ready::Call(request) => self.admit(desk, request, self.number.get(), true),
             Ready::Deactivate(place) => self.deactivate(desk, place),
             Ready::Sweep => self.sweep(desk),
+            Ready::Answer(token, answer) => self.complete(desk, token, answer),
         }
         true
     }

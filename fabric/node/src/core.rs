@@ -8,7 +8,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
 
-use epicserver_entity::{AnyCell, Desk, Mode, Request};
+use epicserver_entity::{Answer, AnyCell, Desk, Mode, Request};
 use epicserver_proto::wheel::Wheel;
 use epicserver_proto::{Activations, Waiting};
 use epicserver_wire::{Born, CallError, EntityId, Path, ShardId, Time, Token, limits};
@@ -72,6 +72,8 @@ pub(crate) enum Ready {
     Deactivate(u32),
     /// Lost slots are looked through.
     Sweep,
+    /// A direct call has ended, and its caller may not go on yet.
+    Answer(Token, Answer),
 }
 
 pub(crate) type Table = Activations<Rc<dyn AnyCell>, Mail>;

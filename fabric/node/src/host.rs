@@ -18,7 +18,7 @@ use epicserver_entity::{
 use epicserver_proto::{Epoch, Seen, SlotId};
 use epicserver_wire::{CallError, EntityId, Path, ShardId, Token};
 
-use crate::core::Core;
+use crate::core::{Core, Ready};
 use crate::tokens::Timer;
 use crate::{Effect, Notice};
 
@@ -122,7 +122,19 @@ impl Host for Core {
     ) -> Result<Option<Request>, CallError> {
         let outcome = self.first_poll(desk, entry, running, token);
         desk.unnest();
-        outcome
+        if matches!(outcome, Ok(None))
+            || self.table.borrow_mut().resumes(desk.turn().id.index()).is_some()
+        {
+            return outcome;
+        }
+        // Another branch of the chain has taken the caller's activation meanwhile: the caller goes on when that gives it up.
+        let answer = match outcome {
+            Ok(Some(request)) => Answer::Reply(request),
+            Ok(None) => return Ok(None),
+            Err(error) => Answer::Failed(error),
+        };
+        self.push(Ready::Answer(token, answer));
+        Ok(None)
     }
 
     fn call(&self, desk: &Desk, token: Option<Token>, request: Request) {

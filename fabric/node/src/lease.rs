@@ -147,9 +147,11 @@ impl Core {
         let ready = std::mem::take(&mut *self.ready.borrow_mut());
         for one in ready {
             match one {
-                Ready::Call(request) => request.recycle(),
+                Ready::Call(request) | Ready::Answer(_, Answer::Reply(request)) => {
+                    request.recycle()
+                }
                 Ready::Turn(_) => self.push(one),
-                Ready::Mail(_) | Ready::Deactivate(_) | Ready::Sweep => {}
+                Ready::Mail(_) | Ready::Deactivate(_) | Ready::Sweep | Ready::Answer(..) => {}
             }
         }
         self.sweep_ready.set(false);

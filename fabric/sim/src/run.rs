@@ -304,9 +304,17 @@ mod tests {
         let tried = [179_577_691_259, 179_579_691_132, 179_580_691_411];
         // A save that was under way when its activation ended, a panic when nobody knew of one, a deletion before it.
         let saved = [32, 253, 680];
+        // A caller that went on in the turn in which its direct call was ended, while a branch of its chain held it.
+        let held = [980_231_426_413];
         let others = [5317, 1_004_499_096_840, 1_004_499_098_745, 936_709_892_475, 491_382_148_857];
-        for seed in
-            order.into_iter().chain(waits).chain(returned).chain(tried).chain(saved).chain(others)
+        for seed in order
+            .into_iter()
+            .chain(waits)
+            .chain(returned)
+            .chain(tried)
+            .chain(saved)
+            .chain(held)
+            .chain(others)
         {
             assert_eq!(run(seed, None, None).violation, None, "{}", replay_line(seed, None, None));
         }
