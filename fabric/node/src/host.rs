@@ -120,19 +120,14 @@ impl Host for Core {
         running: Box<dyn Running>,
         token: Token,
     ) -> Result<Option<Request>, CallError> {
-        let outcome = self.first_poll(desk, entry, running, token);
+        let outcome = self.first_poll(desk, entry, running, token).transpose();
         desk.unnest();
-        if matches!(outcome, Ok(None))
-            || self.table.borrow_mut().resumes(desk.turn().id.index()).is_some()
-        {
-            return outcome;
+        let Some(outcome) = outcome else { return Ok(None) };
+        if self.table.borrow_mut().resumes(desk.turn().id.index()).is_some() {
+            return outcome.map(Some);
         }
         // Another branch of the chain has taken the caller's activation meanwhile: the caller goes on when that gives it up.
-        let answer = match outcome {
-            Ok(Some(request)) => Answer::Reply(request),
-            Ok(None) => return Ok(None),
-            Err(error) => Answer::Failed(error),
-        };
+        let answer = outcome.map_or_else(Answer::Failed, Answer::Reply);
         self.push(Ready::Answer(token, answer));
         Ok(None)
     }

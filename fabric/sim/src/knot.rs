@@ -127,7 +127,7 @@ impl Drop for Held {
     }
 }
 
-/// The number of an entity: those of one type first, then those of the other.
+/// The number of an entity: those of one type come behind those of another.
 fn number_of(of: TypeId, key: u64) -> u64 {
     let keys = log(|log| log.scene.keys);
     let types = [Knot::TYPE_ID, Late::TYPE_ID, Ledger::TYPE_ID, Tally::TYPE_ID];

@@ -1,7 +1,7 @@
 //! Mutants: known ways to be wrong, each of which a checker has to catch.
 //!
 //! Most are faults of the world around the shards, so that no shard pays for them; some that only a shard can have
-//! are [knobs](Fault) of its configuration, looked at where slots move and nowhere else.
+//! are [knobs](Fault) of its configuration, looked at where slots move or states are saved, and nowhere else.
 //!
 //! # Not here
 //! How a fault is carried out: `post` and `world` do that, `knot` for `exclusive_overlap`, and `fabric` for those of the

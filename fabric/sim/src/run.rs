@@ -222,12 +222,10 @@ fn simulate(seed: u64, scenario: Option<&Scenario>, mutant: Option<Mutant>) -> W
 
 /// Whether entities are saved: as the scenario says, or in some runs without one.
 fn has_store(seed: u64, scenario: Option<&Scenario>, mutant: Option<Mutant>) -> bool {
-    if mutant.is_some() {
-        return mutant.is_some_and(Mutant::needs_store);
-    }
-    match scenario {
-        Some(scenario) => scenario.store.is_some(),
-        None => mix(seed ^ STORE_DRAW).is_multiple_of(3),
+    match (mutant, scenario) {
+        (Some(mutant), _) => mutant.needs_store(),
+        (None, Some(scenario)) => scenario.store.is_some(),
+        (None, None) => mix(seed ^ STORE_DRAW).is_multiple_of(3),
     }
 }
 

@@ -10,11 +10,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use epicserver_record::{Done, Op, OpId, Trouble, World as Kept};
+use epicserver_record::{Answer, Done, Op, OpId, Trouble, World as Kept};
 use epicserver_wire::Time;
 
-use crate::fabric::scenario::Answers;
-use crate::fabric::scenario::millis;
+use crate::fabric::scenario::{Answers, millis};
 use crate::rng::Rng;
 
 /// How much longer a slow op takes at most, and how long somebody waits for one that has no answer.
@@ -144,13 +143,7 @@ impl Store {
         }
     }
 
-    fn answer(
-        &mut self,
-        now: Time,
-        to: usize,
-        id: OpId,
-        result: Result<epicserver_record::Answer, Trouble>,
-    ) {
+    fn answer(&mut self, now: Time, to: usize, id: OpId, result: Result<Answer, Trouble>) {
         let at = now + self.delay();
         self.put(at, Step::Answered(to, Done { id, result }));
     }
@@ -173,7 +166,7 @@ impl Store {
 
 #[cfg(test)]
 mod tests {
-    use epicserver_record::{Answer, Owner, Slot};
+    use epicserver_record::{Owner, Slot};
     use epicserver_wire::{ClassId, NodeId};
 
     use super::*;

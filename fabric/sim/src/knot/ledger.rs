@@ -146,7 +146,7 @@ impl Ledger {
 
     /// Adds `call`.
     pub fn put(&mut self, at: At<Self>, call: u64) -> Result<u64> {
-        let visit = self.visit(&at, call);
+        let visit = self.visit(&at, Some(call));
         self.entries.push(call);
         if at.random().is_multiple_of(24) {
             visit.panic();
@@ -155,14 +155,14 @@ impl Ledger {
     }
 
     pub fn look(&self, at: At<Self>, call: u64) -> Result<u64> {
-        let _visit = self.visit(&at, call);
+        let _visit = self.visit(&at, Some(call));
         self.replies(&at, call)
     }
 
     /// Adds something in each of two turns.
     pub async fn put_twice(cx: Cx<Self>, call: u64, plan: u64) -> Result<u64> {
         let visit = cx.with(|ledger| {
-            let visit = ledger.visit(&cx, call);
+            let visit = ledger.visit(&cx, Some(call));
             ledger.entries.push(call);
             visit
         });
@@ -178,7 +178,7 @@ impl Ledger {
     /// The same, and nothing comes between, neither another turn nor a save.
     #[exclusive]
     pub async fn put_alone(&mut self, at: At<Self>, call: u64, plan: u64) -> Result<u64> {
-        let visit = self.visit(&at, call);
+        let visit = self.visit(&at, Some(call));
         self.entries.push(call);
         let mut rng = Rng::new(plan);
         let slept = at.sleep(Duration::from_micros(rng.below(5_000))).await;
@@ -193,7 +193,7 @@ impl Ledger {
     /// Adds `call`, and waits itself until that is saved.
     pub async fn keep(cx: Cx<Self>, call: u64) -> Result<u64> {
         let visit = cx.with(|ledger| {
-            let visit = ledger.visit(&cx, call);
+            let visit = ledger.visit(&cx, Some(call));
             ledger.entries.push(call);
             let _ = ledger.replies(&cx, call);
             visit
@@ -207,8 +207,7 @@ impl Ledger {
 
     /// Adds a request.
     pub fn pay(&mut self, at: At<Self>, request: u64) -> Result<u64> {
-        let visit = Visit::of(&at, self.activation, None);
-        book(|book| book.finds(at.key(), &self.entries));
+        let visit = self.visit(&at, None);
         self.entries.push(request);
         if at.random().is_multiple_of(16) {
             visit.panic();
@@ -219,7 +218,7 @@ impl Ledger {
 
     /// Deletes the entity.
     pub fn close(&mut self, at: At<Self>, call: u64) -> Result<u64> {
-        let _visit = self.visit(&at, call);
+        let _visit = self.visit(&at, Some(call));
         at.delete();
         self.leaves = true;
         log(|log| log.book.deletes(call, at.key(), &self.entries));
@@ -228,7 +227,7 @@ impl Ledger {
 
     /// Asks for a reminder.
     pub fn remind(&mut self, at: At<Self>, call: u64, in_ms: u64) -> Result<u64> {
-        let _visit = self.visit(&at, call);
+        let _visit = self.visit(&at, Some(call));
         let label = call % LABELS;
         if let Some(asked) = usize::try_from(label).ok().and_then(|at| self.asked.get_mut(at)) {
             *asked = call;
@@ -242,9 +241,9 @@ impl Ledger {
 }
 
 impl Ledger {
-    /// A method called by `call` begins.
-    fn visit(&self, at: &At<Self>, call: u64) -> Visit {
-        let visit = Visit::of(at, self.activation, Some(call));
+    /// A method begins, called by `call` if that has a number.
+    fn visit(&self, at: &At<Self>, call: Option<u64>) -> Visit {
+        let visit = Visit::of(at, self.activation, call);
         book(|book| book.finds(at.key(), &self.entries));
         visit
     }
