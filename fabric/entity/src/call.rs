@@ -270,6 +270,7 @@ fn malformed() -> CallError {
     CallError::new(ErrorKind::Malformed, Ran::Unknown, ChainId::NONE)
 }
 
+#[inline]
 fn typed<M: Method>(request: Request) -> Result<M::Reply, CallError> {
     request.typed::<M>().ok_or_else(malformed)?.into_outcome()
 }

@@ -7,7 +7,7 @@ use epicserver_entity::{Answer, Caller, Desk, Place, Request};
 use epicserver_proto::{Admission, Site};
 use epicserver_wire::{CallError, ClassId, ErrorKind, ShardId, limits};
 
-use crate::core::{Core, Mail, Ready};
+use crate::core::{Aside, Comer, Core, Mail, Ready};
 use crate::realm::Traffic;
 use crate::remote::{Posted, token_of};
 use crate::{Effect, Message};
@@ -64,7 +64,7 @@ impl Core {
         }
         if self.ending.get() {
             // What an activation says at its end must not end others below it on the stack.
-            return self.push(Ready::Call(request));
+            return self.push_aside(Aside::Call(request));
         }
         let place = match self.ensure(desk, request.head()) {
             Ok(place) => place,
@@ -75,19 +75,19 @@ impl Core {
         {
             self.note(token, |note| note.callee = Some(place));
         }
-        let (mail, now) = (Mail::Call(request), now && self.may_begin(desk));
-        let verdict = self.table.borrow().admit(place, &mail);
-        match (verdict, mail) {
-            (Admission::Refuse(kind), mail) => self.refuse_mail(desk, mail, kind),
-            (Admission::Enter, Mail::Call(request)) if now => self.start(desk, place, request),
-            (Admission::Enter | Admission::Wait, mail) => {
+        let now = now && self.may_begin(desk);
+        let verdict = self.table.borrow().admit(place, &Comer(&request));
+        match verdict {
+            Admission::Refuse(kind) => self.refuse(desk, request, kind),
+            Admission::Enter if now => self.start(desk, place, request),
+            Admission::Enter | Admission::Wait => {
                 self.count(|c| c.queued += 1);
-                self.table.borrow_mut().wait(place, mail);
+                self.table.borrow_mut().wait(place, Mail::Call(request));
                 self.schedule(place);
             }
-            (Admission::Pass, mail) => {
+            Admission::Pass => {
                 self.count(|c| c.queued += 1);
-                self.table.borrow_mut().pass(place, mail);
+                self.table.borrow_mut().pass(place, Mail::Call(request));
                 self.schedule(place);
             }
         }
@@ -110,12 +110,20 @@ impl Core {
         match ready {
             Ready::Turn(turn) => self.resume(desk, turn),
             Ready::Mail(place) => self.pump(desk, place),
-            Ready::Call(request) => self.admit(desk, request, self.number.get(), true),
             Ready::Deactivate(place) => self.deactivate(desk, place),
             Ready::Sweep => self.sweep(desk),
-            Ready::Answer(token, answer) => self.complete(desk, token, answer),
+            Ready::Aside => self.look_aside(desk),
         }
         true
+    }
+
+    fn look_aside(&self, desk: &Desk) {
+        let aside = self.aside.borrow_mut().pop_front();
+        match aside {
+            Some(Aside::Call(request)) => self.admit(desk, request, self.number.get(), true),
+            Some(Aside::Answer(token, answer)) => self.complete(desk, token, answer),
+            None => {}
+        }
     }
 
     /// Lets in who may go in, but no more than a few at a time.

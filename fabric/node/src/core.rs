@@ -39,6 +39,24 @@ pub(crate) struct WantedSection {
     pub(crate) path: Path,
 }
 
+/// A call that comes to a mailbox, and goes in if it has to.
+#[derive(Debug)]
+pub(crate) struct Comer<'a>(pub(crate) &'a Request);
+
+impl Waiting for Comer<'_> {
+    fn path(&self) -> &Path {
+        &self.0.head().path
+    }
+
+    fn is_exclusive(&self) -> bool {
+        self.0.method().mode == Mode::Exclusive
+    }
+
+    fn turn(&self) -> Option<u32> {
+        None
+    }
+}
+
 impl Waiting for Mail {
     fn path(&self) -> &Path {
         match self {
@@ -49,7 +67,7 @@ impl Waiting for Mail {
 
     fn is_exclusive(&self) -> bool {
         match self {
-            Self::Call(request) => request.method().mode == Mode::Exclusive,
+            Self::Call(request) => Comer(request).is_exclusive(),
             Self::Section(_) => true,
         }
     }
@@ -62,16 +80,23 @@ impl Waiting for Mail {
     }
 }
 
-/// What is to be looked at.
-#[derive(Debug)]
+/// What is to be looked at: two numbers, which go through the queue in registers.
+#[derive(Clone, Copy, Debug)]
 pub(crate) enum Ready {
     Mail(u32),
     Turn(u32),
-    /// A call that was made while an activation ended.
-    Call(Request),
     Deactivate(u32),
     /// Lost slots are looked through.
     Sweep,
+    /// The first that stands aside.
+    Aside,
+}
+
+/// What is rare and too long for [`Ready`], in the order in which that names it.
+#[derive(Debug)]
+pub(crate) enum Aside {
+    /// A call that was made while an activation ended.
+    Call(Request),
     /// A direct call has ended, and its caller may not go on yet.
     Answer(Token, Answer),
 }
@@ -91,6 +116,7 @@ pub(crate) struct Core {
     pub(crate) tasks: RefCell<Vec<Option<Task>>>,
     pub(crate) wakers: RefCell<Wakers>,
     pub(crate) ready: RefCell<VecDeque<Ready>>,
+    pub(crate) aside: RefCell<VecDeque<Aside>>,
     pub(crate) named: RefCell<Named>,
     pub(crate) departures: RefCell<Departures>,
     pub(crate) timers: RefCell<Wheel<Timer>>,
@@ -150,6 +176,7 @@ impl Core {
             tasks: RefCell::default(),
             wakers: RefCell::new(Wakers::new(config.wakes.clone())),
             ready: RefCell::default(),
+            aside: RefCell::default(),
             named: RefCell::default(),
             departures: RefCell::default(),
             timers: RefCell::new(Wheel::new(limits::TIMERS_MAX)),
@@ -249,6 +276,12 @@ impl Core {
     #[inline]
     pub(crate) fn push(&self, ready: Ready) {
         self.ready.borrow_mut().push_back(ready);
+    }
+
+    /// What is too long to stand among what is ready comes when it is its turn there.
+    pub(crate) fn push_aside(&self, aside: Aside) {
+        self.aside.borrow_mut().push_back(aside);
+        self.push(Ready::Aside);
     }
 
     pub(crate) fn deadline(&self) -> Option<Time> {

@@ -18,7 +18,7 @@ use epicserver_entity::{
 use epicserver_proto::{Epoch, Seen, SlotId};
 use epicserver_wire::{CallError, EntityId, Path, ShardId, Token};
 
-use crate::core::{Core, Ready};
+use crate::core::{Aside, Core};
 use crate::tokens::Timer;
 use crate::{Effect, Notice};
 
@@ -128,7 +128,7 @@ impl Host for Core {
         }
         // Another branch of the chain has taken the caller's activation meanwhile: the caller goes on when that gives it up.
         let answer = outcome.map_or_else(Answer::Failed, Answer::Reply);
-        self.push(Ready::Answer(token, answer));
+        self.push_aside(Aside::Answer(token, answer));
         Ok(None)
     }
 

@@ -20,7 +20,7 @@ use epicserver_wire::header::Violation;
 use epicserver_wire::{Born, CallError, ErrorKind, Ran, Time, Token, limits};
 
 use crate::config::Fault;
-use crate::core::{Core, Ready};
+use crate::core::{Aside, Core, Ready};
 use crate::outside::Inlet;
 use crate::realm::{Realm, Traffic};
 use crate::tokens::Way;
@@ -147,11 +147,14 @@ impl Core {
         let ready = std::mem::take(&mut *self.ready.borrow_mut());
         for one in ready {
             match one {
-                Ready::Call(request) | Ready::Answer(_, Answer::Reply(request)) => {
-                    request.recycle()
-                }
                 Ready::Turn(_) => self.push(one),
-                Ready::Mail(_) | Ready::Deactivate(_) | Ready::Sweep | Ready::Answer(..) => {}
+                Ready::Mail(_) | Ready::Deactivate(_) | Ready::Sweep | Ready::Aside => {}
+            }
+        }
+        let aside = std::mem::take(&mut *self.aside.borrow_mut());
+        for one in aside {
+            if let Aside::Call(request) | Aside::Answer(_, Answer::Reply(request)) = one {
+                request.recycle();
             }
         }
         self.sweep_ready.set(false);

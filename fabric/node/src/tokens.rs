@@ -105,6 +105,7 @@ impl Core {
         self.note(token, |note| (note.timer, note.maker, note.call) = (timer, maker, true));
     }
 
+    #[inline]
     fn timer(&self, at: Time, timer: Timer) -> Option<TimerId> {
         let may_come = at != Time::MAX;
         may_come.then(|| self.timers.borrow_mut().insert(at, timer).ok()).flatten()

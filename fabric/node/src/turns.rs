@@ -95,14 +95,16 @@ impl Core {
     /// The path of a turn that begins now at `place`. What is let in where a slot is emptied counts as begun before that
     /// was lost: it is waited for, and so are the calls by which its chain comes back there.
     #[inline]
-    fn begun(&self, place: u32, path: Path) -> Path {
-        let mut born = path.born().or_earlier(self.born.get());
-        if self.traffic.get() == Traffic::Busy
-            && let Some(lost) = self.lost_by(place)
-        {
-            born = born.or_earlier(Born::under(lost.saturating_sub(1)));
-        }
-        path.born_under(born)
+    fn begun(&self, place: u32, path: &Path) -> Path {
+        let born = path.born().or_earlier(self.born.get());
+        let busy = self.traffic.get() == Traffic::Busy;
+        path.clone_under(if busy { self.born_before_loss(place, born) } else { born })
+    }
+
+    #[cold]
+    fn born_before_loss(&self, place: u32, born: Born) -> Born {
+        let lost = self.lost_by(place);
+        lost.map_or(born, |lost| born.or_earlier(Born::under(lost.saturating_sub(1))))
     }
 
     /// The turn of a task that ticks begins anew: it is no part any more of what began the task. Where its
@@ -121,7 +123,7 @@ impl Core {
         head: &Head,
         method: &'static MethodInfo,
     ) -> Option<(u32, Path)> {
-        let mut path = self.begun(place, head.path.clone());
+        let mut path = self.begun(place, &head.path);
         let mut table = self.table.borrow_mut();
         let turn = table.begin(place, path.clone()).ok()?;
         if method.mode == Mode::Exclusive {
@@ -144,7 +146,7 @@ impl Core {
         running: Box<dyn Running>,
     ) -> Option<u32> {
         // What belongs to no entity begins no chain by itself.
-        let path = if place == u32::MAX { path } else { self.begun(place, path) };
+        let path = if place == u32::MAX { path } else { self.begun(place, &path) };
         let turn = self.table.borrow_mut().begin(place, path).ok()?;
         let mut task = self.new_task(Caller::Nobody, Time::MAX, None);
         task.running = Some(running);
@@ -217,16 +219,18 @@ impl Core {
     fn start_turn(&self, desk: &Desk, place: u32, cell: Rc<dyn AnyCell>, request: Request) {
         let head = request.head();
         let (caller, method) = (head.caller, request.method());
-        let path = self.begun(place, head.path.clone());
+        let path = self.begun(place, &head.path);
         let chain = path.chain();
         let outer_path = desk.set_path(path);
         let outer = desk.begin(TurnId::NONE, Place::new(place), head.deadline, 0);
-        let started = catch_unwind(AssertUnwindSafe(|| request.start(cell)));
+        let started = catch_unwind(AssertUnwindSafe(|| match request.start(cell) {
+            AnyStarted::Ready(request) => request,
+            AnyStarted::Running(_) => unreachable!("N1: a turn has no task"),
+        }));
         desk.end(outer);
         drop(desk.set_path(outer_path));
         match started {
-            Ok(AnyStarted::Ready(request)) => self.reply_from(desk, place, caller, request),
-            Ok(AnyStarted::Running(_)) => unreachable!("N1: a turn has no task"),
+            Ok(request) => self.reply_from(desk, place, caller, request),
             Err(_) => {
                 let error = CallError::new(ErrorKind::Panicked, Ran::Yes, chain);
                 self.answer(desk, caller, Answer::Failed(error));
@@ -250,23 +254,21 @@ impl Core {
 
     /// Polls a task, unless somebody else holds its activation.
     pub(crate) fn resume(&self, desk: &Desk, turn: u32) {
-        let resumes =
-            self.table.borrow_mut().resumes(turn).map(|(place, path)| (place, path.clone()));
-        let taken = self.task(turn, |task| {
+        let mut table = self.table.borrow_mut();
+        let resumes = table.resumes(turn);
+        let running = self.task(turn, |task| {
             task.queued = false;
-            let running = if resumes.is_some() { task.running.take() } else { None };
-            running.map(|running| (running, task.deadline, task.caller))
+            if resumes.is_some() { task.running.take() } else { None }
         });
-        let (Some((place, path)), Some(Some((mut running, deadline, caller)))) = (resumes, taken)
-        else {
-            return;
-        };
-        let outer_path = desk.set_path(path);
+        let (Some((place, path)), Some(Some(mut running))) = (resumes, running) else { return };
+        let outer_path = desk.set_path(path.clone());
+        drop(table);
+        let deadline = self.task(turn, |task| task.deadline).unwrap_or(Time::MAX);
         let outer = desk.begin(TurnId::new(turn), Place::new(place), deadline, 0);
         let polled = self.poll(desk, turn, &mut running);
         desk.end(outer);
         let path = desk.set_path(outer_path);
-        self.settle(desk, turn, (running, polled), |core, outcome| match outcome {
+        self.settle(desk, turn, (running, polled), |core, caller, outcome| match outcome {
             Ok(Some(request)) => core.reply_from(desk, place, caller, request),
             Ok(None) => {}
             Err(kind) => {
@@ -301,7 +303,7 @@ impl Core {
         desk: &Desk,
         turn: u32,
         (running, polled): (Box<dyn Running>, Polled),
-        ended: impl FnOnce(&Self, Result<Option<Request>, ErrorKind>),
+        ended: impl FnOnce(&Self, Caller, Result<Option<Request>, ErrorKind>),
     ) {
         let mut running = Some(running);
         let doomed = self.task(turn, |task| {
@@ -313,12 +315,13 @@ impl Core {
         // A task that is parked has nothing to be settled.
         let Some(running) = running else { return };
         let doomed = doomed.unwrap_or(false);
+        let caller = self.task(turn, |task| task.caller).unwrap_or(Caller::Nobody);
         match polled {
             // What it did after the reset, it did to a state that is gone.
             Polled::Pending | Polled::Done if doomed => {
                 self.drop_running(desk, turn, running);
                 self.close_turn(desk, turn);
-                ended(self, Err(ErrorKind::Reset));
+                ended(self, caller, Err(ErrorKind::Reset));
             }
             Polled::Pending => drop(running),
             Polled::Done => {
@@ -326,7 +329,7 @@ impl Core {
                 let (place, _) = self.where_is(turn);
                 let activated = self.task(turn, |task| task.activates) == Some(true);
                 self.close_turn(desk, turn);
-                ended(self, Ok(request));
+                ended(self, caller, Ok(request));
                 if activated {
                     self.activated(desk, place);
                 }
@@ -337,7 +340,7 @@ impl Core {
                 let activates = self.task(turn, |task| task.activates) == Some(true);
                 self.drop_running(desk, turn, running);
                 self.close_turn(desk, turn);
-                ended(self, Err(ErrorKind::Panicked));
+                ended(self, caller, Err(ErrorKind::Panicked));
                 if doomed {
                     // It belonged to the state before; the one of now is not to blame.
                     return self.panic_notice(place, method);
@@ -423,7 +426,7 @@ impl Core {
         };
         let place = self.table.borrow().place_of(turn);
         let mut outcome = Ok(None);
-        self.settle(desk, turn, (running, polled), |_, ended| {
+        self.settle(desk, turn, (running, polled), |_, _, ended| {
             outcome = ended.map_err(|kind| unfinished(kind, &path));
         });
         if matches!(outcome, Ok(None)) {

@@ -55,6 +55,7 @@ impl<T> Slab<T> {
     ///
     /// # Errors
     /// `value`, if the slab holds as many as it may.
+    #[inline]
     pub fn insert(&mut self, value: T) -> Result<u32, T> {
         if self.len >= self.len_max {
             return Err(value);
@@ -69,13 +70,21 @@ impl<T> Slab<T> {
             self.free = next;
             return Ok(free);
         }
+        Ok(self.append(value))
+    }
+
+    #[cold]
+    fn append(&mut self, value: T) -> u32 {
         if self.chunks.last().is_none_or(|chunk| chunk.len() == CHUNK) {
             self.chunks.push(Vec::with_capacity(CHUNK));
         }
         let before = (self.chunks.len() - 1) * CHUNK;
-        let Some(chunk) = self.chunks.last_mut() else { return Err(value) };
+        let Some(chunk) = self.chunks.last_mut() else { unreachable!("one was pushed") };
         chunk.push(Entry::Used(value));
-        u32::try_from(before + chunk.len() - 1).map_err(|_| unreachable!("len_max is a u32"))
+        let Ok(index) = u32::try_from(before + chunk.len() - 1) else {
+            unreachable!("len_max is a u32")
+        };
+        index
     }
 
     /// The value at `index`.

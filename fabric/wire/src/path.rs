@@ -57,6 +57,19 @@ impl Path {
         self
     }
 
+    /// A copy of it, of a chain born under `born`: made at once, since what is written in parts and then copied whole
+    /// would be waited for.
+    #[inline]
+    #[must_use]
+    pub fn clone_under(&self, born: Born) -> Self {
+        let held = match &self.held {
+            Held::Nothing(_) => Held::Nothing(born),
+            Held::One(_, section) => Held::One(born, *section),
+            Held::Many(_, sections) => Held::Many(born, Arc::clone(sections)),
+        };
+        Self { chain: self.chain, held }
+    }
+
     /// The view that its chain was born under.
     #[inline]
     #[must_use]

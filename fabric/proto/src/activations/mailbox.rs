@@ -16,7 +16,7 @@ fn keeps_out(turn: &Path, path: &Path) -> bool {
 impl<S, W: Waiting> Activations<S, W> {
     /// What to do with `waiting`, which is not in the mailbox.
     #[must_use]
-    pub fn admit(&self, place: u32, waiting: &W) -> Admission {
+    pub fn admit(&self, place: u32, waiting: &impl Waiting) -> Admission {
         let activation = self.at(place);
         match self.check(place, waiting) {
             Admission::Enter if activation.mails == 0 => Admission::Enter,
@@ -28,7 +28,7 @@ impl<S, W: Waiting> Activations<S, W> {
     }
 
     /// What those who run or are parked have to say.
-    fn check(&self, place: u32, waiting: &W) -> Admission {
+    fn check(&self, place: u32, waiting: &impl Waiting) -> Admission {
         let activation = self.at(place);
         if activation.shut {
             return Admission::Wait;
@@ -60,7 +60,7 @@ impl<S, W: Waiting> Activations<S, W> {
     }
 
     /// What those who wait already have to say.
-    fn queue(&self, place: u32, waiting: &W, could_enter: bool) -> Admission {
+    fn queue(&self, place: u32, waiting: &impl Waiting, could_enter: bool) -> Admission {
         let passes = could_enter && self.returns(place, waiting);
         let room = if passes { 2 * limits::MAILBOX_MAX } else { limits::MAILBOX_MAX };
         if self.at(place).mails >= room && waiting.turn().is_none() {
@@ -77,7 +77,7 @@ impl<S, W: Waiting> Activations<S, W> {
     }
 
     /// Whether this is a shared call of a chain that has a turn parked here (**A3**).
-    fn returns(&self, place: u32, waiting: &W) -> bool {
+    fn returns(&self, place: u32, waiting: &impl Waiting) -> bool {
         let chain = waiting.path().chain();
         let own = |turn| self.turn(turn).path.chain() == chain;
         !waiting.is_exclusive() && self.turns_of(place).any(own)
@@ -93,7 +93,7 @@ impl<S, W: Waiting> Activations<S, W> {
     /// Whether `waiting` may stand behind the mails before `until` (**A4**). Who stands behind an
     /// exclusive call waits for all that this one waits for. If one of those is a turn that itself
     /// waits for `waiting`, that is a circle.
-    fn may_stand(&self, place: u32, waiting: &W, until: u32) -> bool {
+    fn may_stand(&self, place: u32, waiting: &impl Waiting, until: u32) -> bool {
         let path = waiting.path();
         let mut mail = self.at(place).first_mail;
         while path.holds_any()
@@ -130,6 +130,7 @@ impl<S, W: Waiting> Activations<S, W> {
     }
 
     /// Puts `waiting` at the end of the mailbox. Admission came before, so that it has room.
+    #[inline]
     pub fn wait(&mut self, place: u32, waiting: W) {
         let mail = self.mails.insert(Mail { next: NONE, waiting });
         let Ok(mail) = mail else { unreachable!("A2: mailboxes are bounded") };
@@ -204,6 +205,7 @@ impl<S, W: Waiting> Activations<S, W> {
     }
 
     /// The first that waits, whatever anyone has to say: for mailboxes that are given up.
+    #[inline]
     pub fn pop(&mut self, place: u32) -> Option<W> {
         let first = self.activations.get(place)?.first_mail;
         let mail = self.mails.remove(first)?;
