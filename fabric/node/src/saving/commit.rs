@@ -477,7 +477,8 @@ impl Core {
         }
         let nothing_stored = |kept: &mut Kept| {
             kept.stage = Stage::Leaving;
-            kept.deleted && kept.stored == 0 && kept.tried == 0
+            // What it has answered stays, also where nothing else does (N37).
+            kept.deleted && kept.stored == 0 && kept.tried == 0 && !kept.answers.is_unsaved()
         };
         match self.kept(place, nothing_stored) {
             None => return false,

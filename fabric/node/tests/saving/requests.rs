@@ -206,6 +206,19 @@ fn who_was_deleted_by_a_request_says_so_again() {
 }
 
 #[test]
+fn who_was_deleted_before_anything_was_saved_has_answered_all_the_same() {
+    let mut bench = bench();
+    let first = bench.run(async |pool| {
+        let purse = purse(&pool);
+        let (put, closed) = (purse.put(5).request_id(id(1)), purse.close());
+        [put.await, closed.await]
+    });
+    assert_eq!(first, [Ok(5), Ok(5)]);
+    assert_eq!(bench.run(async |pool| purse(&pool).put(5).request_id(id(1)).await), Ok(5));
+    assert_eq!(runs(&mut bench), 0);
+}
+
+#[test]
 fn n38_more_requests_at_once_than_one_save_takes_all_run_once() {
     let mut bench = bench();
     let sum = bench.run(async |pool| {
