@@ -83,12 +83,16 @@ pub(super) const RESTORE: &str = "INSERT INTO epicserver.record (fabric, name, v
 ///
 /// `held` locks the rows of owners in their order, so `fit` has what is true until the end (**PS1**). What is written is decided
 /// by the row that is there when it is written: a row that is waited for is looked at again.
+///
+/// The server takes each of these parts for a row or two, and would compare all rows of one with all of another. So owners are
+/// looked up slot by slot, and what is asked `IS TRUE` is looked up in a hash table.
 pub(super) const SAVE: &str = "WITH want AS MATERIALIZED (\
          SELECT * FROM unnest($2, $3, $4, $5, $6, $7, $8, $9, $10, $11) \
          AS w(ord, slot, epoch, node, name, expected, version, tombstone, written, record)), \
      held AS MATERIALIZED (\
-         SELECT slot, epoch, node FROM epicserver.slot \
-         WHERE fabric = $1 AND slot IN (SELECT slot FROM want) ORDER BY slot FOR SHARE), \
+         SELECT s.slot, s.epoch, s.node FROM (SELECT DISTINCT slot FROM want ORDER BY slot) w \
+         CROSS JOIN LATERAL (\
+             SELECT slot, epoch, node FROM epicserver.slot WHERE fabric = $1 AND slot = w.slot FOR SHARE) s), \
      fit AS MATERIALIZED (\
          SELECT w.* FROM want w JOIN held h ON h.slot = w.slot AND h.epoch = w.epoch AND h.node = w.node), \
      made AS (\
@@ -108,12 +112,12 @@ pub(super) const SAVE: &str = "WITH want AS MATERIALIZED (\
          SELECT f.name FROM fit f WHERE f.record IS NULL AND f.expected = 0 AND NOT EXISTS (\
              SELECT FROM epicserver.record r WHERE r.fabric = $1 AND r.name = f.name)), \
      done AS MATERIALIZED (\
-         SELECT ord FROM fit WHERE name IN (\
+         SELECT ord FROM fit WHERE (name IN (\
              SELECT name FROM made UNION ALL SELECT name FROM changed \
-             UNION ALL SELECT name FROM kept UNION ALL SELECT name FROM absent)), \
+             UNION ALL SELECT name FROM kept UNION ALL SELECT name FROM absent)) IS TRUE), \
      beside AS MATERIALIZED (\
          SELECT b.name, b.version, b.written, b.record FROM unnest($12, $13, $14, $15, $16) \
-         AS b(ord, name, version, written, record) JOIN done USING (ord)), \
+         AS b(ord, name, version, written, record) WHERE (ord IN (SELECT ord FROM done)) IS TRUE), \
      put AS (\
          INSERT INTO epicserver.record (fabric, name, version, tombstone, written, record) \
          SELECT $1, name, version, false, written, record FROM beside WHERE record IS NOT NULL \
