@@ -49,7 +49,10 @@ pub fn programs(words: &str) -> Result<Vec<(String, PathBuf)>> {
 /// # Errors
 /// When there is no compiler, or it refuses.
 pub fn c(source: &Path) -> Result<PathBuf> {
-    let program = base()?.join(source.file_stem().unwrap_or_default());
+    let base = base()?;
+    let made = std::fs::create_dir_all(&base);
+    made.map_err(|why| Error::Host { what: format!("make {}", base.display()), why })?;
+    let program = base.join(source.file_stem().unwrap_or_default());
     say(&format!("+ cc {}", source.display()));
     let mut command = Command::new("cc");
     command.args(["-O2", "-Wall", "-Wextra", "-Werror", "-o"]).arg(&program).arg(source);
