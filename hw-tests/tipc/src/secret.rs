@@ -8,7 +8,7 @@ use std::time::Duration;
 use epicserver_lab::{Error, Lab, Machine, Report, Result};
 
 use crate::programs::Programs;
-use crate::setup::{self, SETTINGS};
+use crate::setup;
 use crate::{FIRST, SECOND, SHORT};
 
 const TIMED: Duration = Duration::from_secs(120);
@@ -45,10 +45,11 @@ pub(crate) fn cases(report: &mut Report, programs: &Programs, lab: &mut Lab) {
 }
 
 fn talk(programs: &Programs, (first, second): (&Machine, &Machine), fabric: &str) -> Result<()> {
-    let settings = format!("{SETTINGS} EPICSERVER_FABRIC__NAME={fabric}");
+    let named = |settings: String| format!("{settings} EPICSERVER_FABRIC__NAME={fabric}");
+    let [serves, calls] = setup::pair().map(named);
     let tally = programs.tally.display();
-    let server = second.start(&format!("{settings}; exec {tally} serve"))?;
-    first.run(&format!("{settings}; TALLY=time exec {tally} run"), TIMED)?;
+    let server = second.start(&format!("{serves}; exec {tally} serve"))?;
+    first.run(&format!("{calls}; TALLY=time exec {tally} run"), TIMED)?;
     server.kill();
     server.wait(SHORT).map(drop)
 }
