@@ -224,13 +224,14 @@ impl Core {
         let outer_path = desk.set_path(path);
         let outer = desk.begin(TurnId::NONE, Place::new(place), head.deadline, 0);
         let started = catch_unwind(AssertUnwindSafe(|| match request.start(cell) {
-            AnyStarted::Ready(request) => request,
-            AnyStarted::Running(_) => unreachable!("N1: a turn has no task"),
+            AnyStarted::Ready(request) => Some(request),
+            AnyStarted::Running(_) => None,
         }));
         desk.end(outer);
         drop(desk.set_path(outer_path));
         match started {
-            Ok(request) => self.reply_from(desk, place, caller, request),
+            Ok(Some(request)) => self.reply_from(desk, place, caller, request),
+            Ok(None) => unreachable!("N1: a turn has no task"),
             Err(_) => {
                 let error = CallError::new(ErrorKind::Panicked, Ran::Yes, chain);
                 self.answer(desk, caller, Answer::Failed(error));
