@@ -567,7 +567,7 @@ impl Endpoint {
     /// Whether a round may find anything: what an idle loop asks between two rounds.
     pub(crate) fn stirs(&mut self) -> bool {
         self.driver.stirs()
-            || self.transports.iter().any(|transport| transport.stirs())
+            || self.transports.iter_mut().any(|transport| transport.stirs())
             || self.ports.iter().any(|port| !port.from.is_empty())
             || !self.wires.orders.is_empty()
     }

@@ -211,8 +211,9 @@ pub trait Transport {
     fn complete(&mut self, io: &mut Io<'_>, completion: Completion);
 
     /// Whether [`poll`](Self::poll) may find anything that came. Takes far less than that; in doubt it says yes,
-    /// and what it misses is found by the next poll, which comes after a few microseconds all the same.
-    fn stirs(&self) -> bool {
+    /// and what it misses is found by the next poll, which comes after a few microseconds all the same. It may
+    /// take something and keep it for that poll, but tells nobody of it.
+    fn stirs(&mut self) -> bool {
         true
     }
 

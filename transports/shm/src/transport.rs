@@ -237,7 +237,7 @@ impl Transport for Shm {
         }
     }
 
-    fn stirs(&self) -> bool {
+    fn stirs(&mut self) -> bool {
         self.links.values().any(Link::stirs)
     }
 

@@ -329,7 +329,7 @@ impl Transport for Tcp {
         }
     }
 
-    fn stirs(&self) -> bool {
+    fn stirs(&mut self) -> bool {
         // All that arrives comes by way of the driver.
         false
     }

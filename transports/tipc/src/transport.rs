@@ -250,6 +250,11 @@ impl Transport for Tipc {
         }
     }
 
+    fn stirs(&mut self) -> bool {
+        // All that arrives comes by way of the driver.
+        false
+    }
+
     fn poll(&mut self, io: &mut Io<'_>) -> bool {
         let late = |link: &Link| link.until.is_some_and(|until| until <= io.now);
         for link in self.links.values_mut().filter(|link| late(link)) {

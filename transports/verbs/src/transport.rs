@@ -54,6 +54,7 @@ pub struct Verbs {
     by_pair: BTreeMap<u32, LinkId>,
     /// Control connections of peers that were refused, until they have heard it.
     leaving: BTreeMap<Handle, Time>,
+    /// What the device has done that nothing has followed from yet, in order.
     batch: Vec<Completed>,
     look_again: Option<Time>,
 }
@@ -164,6 +165,7 @@ impl Verbs {
             }
         }
         self.by_pair.clear();
+        self.batch.clear();
         for handle in self.watched.iter_mut().filter_map(Option::take) {
             io.driver.close(handle, false);
         }
@@ -205,10 +207,12 @@ impl Verbs {
         for round in 0..BATCHES_MAX {
             let Some(engine) = &mut self.engine else { return (round > 0, false) };
             let mut batch = std::mem::take(&mut self.batch);
-            let taken = engine.completions.take().map(|taken| batch.extend(taken));
-            if let Err(error) = taken {
-                self.lose(io, &told(&error));
-                return (true, false);
+            if batch.is_empty() {
+                let taken = engine.completions.take().map(|taken| batch.extend(taken));
+                if let Err(error) = taken {
+                    self.lose(io, &told(&error));
+                    return (true, false);
+                }
             }
             if batch.is_empty() {
                 self.batch = batch;
@@ -364,6 +368,18 @@ impl Transport for Verbs {
             Done::Received(bytes) => self.heard(io, handle, bytes.bytes()),
             Done::Sent(_) => {}
         }
+    }
+
+    fn stirs(&mut self) -> bool {
+        let Some(engine) = &mut self.engine else { return false };
+        if self.batch.is_empty() {
+            match engine.completions.take() {
+                Ok(taken) => self.batch.extend(taken),
+                // The next poll sees it, too.
+                Err(_) => return true,
+            }
+        }
+        !self.batch.is_empty()
     }
 
     fn poll(&mut self, io: &mut Io<'_>) -> bool {
