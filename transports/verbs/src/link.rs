@@ -20,7 +20,6 @@ use crate::engine::Engine;
 use crate::greeting::{Card, Greeting, READY};
 use crate::receiving::{Around, Receiving};
 use crate::sending::Sending;
-use crate::status::Status;
 use crate::word::Word;
 
 /// How long a greeting may take, connecting included.
@@ -276,9 +275,8 @@ impl Link {
                     let read = conduit.pair.completed(completed.request);
                     read.into_iter().for_each(|landing| around.bulk.give(landing));
                 }
-                if status != Status::FLUSHED {
-                    self.failed(status.to_string(), now);
-                }
+                // A pair that failed over what its peer asked for may say so by nothing but this.
+                self.failed(status.to_string(), now);
                 Ok(())
             }
         }

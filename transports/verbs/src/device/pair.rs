@@ -37,8 +37,8 @@ const SIGNAL_EVERY: usize = 32;
 const INLINE_FALLBACKS: [u32; 3] = [128, 64, 0];
 /// 4.096 us times two to this power: how long an acknowledgement is waited for. Devices make up to four times of it.
 const TIMEOUT: u8 = 14;
-/// How often that is repeated.
-const RETRIES: u8 = 7;
+/// How often that is repeated: once less than could be, which SoftRoCE takes for ever.
+const RETRIES: u8 = 6;
 /// The same if the peer has no slot, which a peer that keeps to the protocol always has.
 const RNR_RETRIES: u8 = 3;
 /// The code of 0.64 ms: how long a peer is to wait that found no slot.

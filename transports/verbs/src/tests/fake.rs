@@ -196,6 +196,13 @@ pub(crate) fn cut(number: u32) {
     }
 }
 
+/// The pair `number` fails, and nobody is told.
+pub(crate) fn fail_silently(number: u32) {
+    for pair in device().pairs.values_mut().filter(|pair| pair.number == number) {
+        pair.state = ffi::QPS_ERR;
+    }
+}
+
 /// Whether registrations by this thread are refused from now on.
 pub(crate) fn set_short(short: bool) {
     SHORT.set(short);

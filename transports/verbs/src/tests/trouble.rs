@@ -71,6 +71,19 @@ fn what_the_device_says_of_a_pair_ends_its_link_and_of_a_port_none() {
 }
 
 #[test]
+fn a_pair_that_failed_without_a_word_ends_its_link_when_something_is_sent() {
+    let (mut near, mut far, [link, _]) = joined(config(), config());
+    fake::fail_silently(pair_of(&near));
+    let parcel = near.message(100);
+    near.submit(link, parcel);
+    settle(&mut [&mut near, &mut far]);
+    near.now = near.now + Duration::from_millis(100);
+    settle(&mut [&mut near, &mut far]);
+    assert!(said(&near).contains("IBV_WC_WR_FLUSH_ERR"), "{}", said(&near));
+    assert_eq!(far.down.len(), 1, "the control connection has ended");
+}
+
+#[test]
 fn vt2_a_device_that_fails_ends_its_links_and_is_opened_again_for_the_next() {
     let (mut near, mut far, [link, other]) = joined(config(), config());
     fake::say(DEVICE_FAILED, None);
