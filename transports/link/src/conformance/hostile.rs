@@ -32,15 +32,16 @@ struct Intruded<'s> {
 impl<'s> Intruded<'s> {
     /// `None` if the subject has no raw peers; that is said.
     fn new(subject: &'s dyn Subject) -> Option<Self> {
-        let mut world = World::new(subject);
-        let joined = world.join();
-        let to = world.end(FAR).address();
+        // A world of its own: a peer that only asks may be let in later, and what comes of it ends here.
+        let mut asked = World::new(subject);
+        let to = asked.end(FAR).address();
         if subject.raw(&to).is_none() {
             super::skip("a hostile peer", "this transport knows no raw peers");
             return None;
         }
-        // What came of the one that asked is over.
-        world.settle(500);
+        drop(asked);
+        let mut world = World::new(subject);
+        let joined = world.join();
         let flow = Flow::new(NEAR, joined.near, Vec::new());
         Some(Self { world, joined, flow })
     }
