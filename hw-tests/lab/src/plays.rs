@@ -18,18 +18,32 @@ const SHORT: Duration = Duration::from_secs(30);
 /// How long a link may be silent before it is given up (`SILENT` of the link machine), and what emulation may add.
 const DETECTION_MS_MAX: u64 = 5_000 + 1_000;
 
-/// Two nodes of one machine play; the line that says how it went.
-///
-/// # Errors
-/// When the score is another one, or as for [`Machine::run`].
-pub fn barrels(program: &Path, settings: &str, machine: &Machine) -> Result<String> {
-    score(&machine.run(&format!("{settings}; exec {}", program.display()), GAME)?)
+/// A game of two nodes of one machine, which goes on while others do other things: it takes most of a minute.
+#[derive(Debug)]
+pub struct Game(Job);
+
+impl Game {
+    /// Begins.
+    ///
+    /// # Errors
+    /// As for [`Machine::start`].
+    pub fn begin(program: &Path, settings: &str, machine: &Machine) -> Result<Self> {
+        machine.start(&format!("{settings}; exec {}", program.display())).map(Self)
+    }
+
+    /// Waits for its end; the line that says how it went.
+    ///
+    /// # Errors
+    /// When the score is another one, or as for [`Job::succeed`].
+    pub fn score(self) -> Result<String> {
+        score(&self.0.succeed(GAME)?)
+    }
 }
 
 /// Nodes of two machines play, by the settings of the second and of the first.
 ///
 /// # Errors
-/// As for [`barrels`].
+/// As for [`Game::score`].
 pub fn barrels_across(
     program: &Path,
     [there, here]: [String; 2],

@@ -221,6 +221,11 @@ fn arguments(shape: &Shape, folder: &Path, kernel: &Kernel, accel: Accel) -> Vec
         Accel::Tcg if shape.cpus == 1 => "tcg,thread=single".to_owned(),
         Accel::Tcg => "tcg,thread=multi".to_owned(),
     };
+    // Emulation moves strings byte by byte, so whoever copies or clears memory is told that this is slow.
+    let cpu = match accel {
+        Accel::Kvm => "max",
+        Accel::Tcg => "max,-erms,-fsrm",
+    };
     let (work, modules) = (folder.display(), kernel.modules.display());
     // Under emulation all CPUs of a machine count the same time, but the kernel does not trust that, and would ask a device.
     let kernel_line = format!(
@@ -229,11 +234,12 @@ fn arguments(shape: &Shape, folder: &Path, kernel: &Kernel, accel: Accel) -> Vec
     let share = |id: &str, path: &str, more: &str| {
         format!("local,id={id},path={path},security_model=none,multidevs=remap{more}")
     };
-    let fixed = "-cpu max -nodefaults -no-user-config -display none -monitor none -no-reboot";
+    let fixed = "-nodefaults -no-user-config -display none -monitor none -no-reboot";
     let mut all: Vec<String> = fixed.split(' ').map(str::to_owned).collect();
     let mut give = |name: &str, value: String| all.extend([name.to_owned(), value]);
     give("-name", shape.name.to_owned());
     give("-accel", accelerated);
+    give("-cpu", cpu.to_owned());
     give("-smp", shape.cpus.to_string());
     give("-m", shape.memory_mib.to_string());
     give("-kernel", kernel.image.display().to_string());

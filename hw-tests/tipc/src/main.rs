@@ -39,7 +39,8 @@ fn on_this(report: &mut Report) -> Result<()> {
     let host = Machine::native("tipc")?;
     setup::doctor(report, &programs, &host);
     one::suites(report, &programs, [&host, &host]);
-    one::game(report, &programs, &host);
+    let game = one::game(report, &programs, &host);
+    one::score(report, game);
     figures::on_one(report, &programs, &host);
     Ok(())
 }
@@ -59,13 +60,14 @@ fn in_lab(report: &mut Report) -> Result<()> {
 
 fn on_pair(report: &mut Report, programs: &Programs, lab: &Lab) -> Result<()> {
     let (first, second) = lab.boot_pair(&FIRST, &SECOND)?;
+    setup::over_the_wire(&second)?;
+    let game = one::game(report, programs, &second);
     setup::refusals(report, programs, &first);
     setup::over_the_wire(&first)?;
-    setup::over_the_wire(&second)?;
     setup::linked(&first)?;
     setup::doctor(report, programs, &first);
     one::suites(report, programs, [&first, &second]);
-    one::game(report, programs, &first);
+    one::score(report, game);
     figures::across(report, programs, (&first, &second));
     two::cases(report, programs, lab, (first, second));
     Ok(())

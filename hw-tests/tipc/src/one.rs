@@ -3,7 +3,8 @@
 use std::path::Path;
 use std::time::Duration;
 
-use epicserver_lab::{Job, Machine, Report, Result, plays};
+use epicserver_lab::plays::Game;
+use epicserver_lab::{Job, Machine, Report, Result};
 
 use crate::programs::Programs;
 use crate::setup::SETTINGS;
@@ -19,15 +20,9 @@ pub(crate) fn suites(report: &mut Report, programs: &Programs, machines: [&Machi
     if !report.wants("suite of all transports") {
         return;
     }
-    let drivers = ["epoll::", "uring::"];
-    let jobs = drivers.map(|driver| (driver, machines));
-    let started: Vec<(&str, Result<Job>)> = jobs
-        .into_iter()
-        .enumerate()
-        .map(|(at, (driver, machines))| {
-            (driver, suite(machines[at], &programs.conformance, driver))
-        })
-        .collect();
+    let started = [("epoll", machines[0]), ("uring", machines[1])].map(|(driver, machine)| {
+        (driver, suite(machine, &programs.conformance, &format!("{driver}::")))
+    });
     for (driver, job) in started {
         report.case(&format!("suite of all transports, {driver}"), || job?.passes(SUITE));
     }
@@ -39,7 +34,20 @@ fn suite(machine: &Machine, program: &Path, filter: &str) -> Result<Job> {
         .start(&format!("EPIC_HW_AREA=tipc exec {} --test-threads=1 {filter}", program.display()))
 }
 
-/// Two nodes of one machine.
-pub(crate) fn game(report: &mut Report, programs: &Programs, machine: &Machine) {
-    report.case("barrels on one machine", || plays::barrels(&programs.barrels, SETTINGS, machine));
+const GAME: &str = "barrels on one machine";
+
+/// Two nodes of one machine begin to play, if that is wanted.
+pub(crate) fn game(
+    report: &Report,
+    programs: &Programs,
+    machine: &Machine,
+) -> Option<Result<Game>> {
+    report.wants(GAME).then(|| Game::begin(&programs.barrels, SETTINGS, machine))
+}
+
+/// How they played.
+pub(crate) fn score(report: &mut Report, game: Option<Result<Game>>) {
+    if let Some(game) = game {
+        report.case(GAME, || game?.score());
+    }
 }

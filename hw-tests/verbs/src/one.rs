@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use epicserver_lab::{Machine, Report, plays};
+use epicserver_lab::plays::Game;
+use epicserver_lab::{Machine, Report, Result};
 
 use crate::SHORT;
 use crate::programs::Programs;
@@ -32,7 +33,20 @@ pub(crate) fn suites(report: &mut Report, programs: &Programs, machines: [&Machi
     }
 }
 
-/// Two nodes of one machine.
-pub(crate) fn game(report: &mut Report, programs: &Programs, machine: &Machine) {
-    report.case("barrels on one machine", || plays::barrels(&programs.barrels, SETTINGS, machine));
+const GAME: &str = "barrels on one machine";
+
+/// Two nodes of one machine begin to play, if that is wanted.
+pub(crate) fn game(
+    report: &Report,
+    programs: &Programs,
+    machine: &Machine,
+) -> Option<Result<Game>> {
+    report.wants(GAME).then(|| Game::begin(&programs.barrels, SETTINGS, machine))
+}
+
+/// How they played.
+pub(crate) fn score(report: &mut Report, game: Option<Result<Game>>) {
+    if let Some(game) = game {
+        report.case(GAME, || game?.score());
+    }
 }
