@@ -185,9 +185,20 @@ fn await_answer(socket: &OwnedFd) -> io::Result<()> {
 
 /// Asks for what is bound in `range` (type, first instance, last one), for `ms` milliseconds.
 fn subscribe(range: [u32; 3], ms: u32) -> io::Result<OwnedFd> {
-    let socket = raw::connect_to_topology()?;
-    send(&socket, &subscription(range, ms), SendFlags::NOSIGNAL)?;
+    let socket = connect()?;
+    retry_on_intr(|| send(&socket, &subscription(range, ms), SendFlags::NOSIGNAL))?;
     Ok(socket)
+}
+
+/// A connection that is interrupted while it is made is given up for another one: what io_uring has for this thread to
+/// do interrupts it as a signal does.
+fn connect() -> io::Result<OwnedFd> {
+    loop {
+        match raw::connect_to_topology() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            connected => return connected,
+        }
+    }
 }
 
 fn subscription([kind, lower, upper]: [u32; 3], ms: u32) -> [u8; SUBSCRIPTION_BYTES] {
