@@ -109,6 +109,16 @@ pub fn lost(
     expect(in_time && line.contains("kind=NodeLost ran=Unknown"), line)
 }
 
+/// What the benchmarks have said of a case, and after it, in one line.
+///
+/// # Errors
+/// When they said nothing of it.
+pub fn figures(said: &str, case: &str) -> Result<String> {
+    let lines = said.lines().map(str::trim).filter(|line| !line.is_empty());
+    let lines: Vec<&str> = lines.skip_while(|line| !line.contains(case)).collect();
+    if lines.is_empty() { Err(Error::Wrong(said.to_owned())) } else { Ok(lines.join("; ")) }
+}
+
 /// What was said, if it is as expected.
 ///
 /// # Errors

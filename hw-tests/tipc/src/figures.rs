@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use epicserver_lab::plays::figures;
 use epicserver_lab::{Error, Machine, Report, Result};
 
 use crate::SHORT;
@@ -20,9 +21,7 @@ pub(crate) fn on_one(report: &mut Report, programs: &Programs, machine: &Machine
         let (bench, raw) = (programs.bench.display(), programs.raw.display());
         let json = machine.folder().join("tipc.json");
         let script = format!("EPIC_RAW_TIPC={raw} exec {bench} tipc --json {}", json.display());
-        let said = machine.run(&script, MEASURING)?;
-        let line = said.lines().find(|line| line.contains("tipc_64"));
-        line.map(|line| line.trim().to_owned()).ok_or_else(|| Error::Wrong(said.clone()))
+        figures(&machine.run(&script, MEASURING)?, "tipc/tipc_64")
     });
     report.case("our layouts are those of the system's headers", || {
         let said = machine.run(&format!("{} sizes", programs.raw.display()), SHORT)?;

@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use epicserver_lab::plays::figures;
 use epicserver_lab::{Error, Machine, Report};
 
 use crate::SHORT;
@@ -21,11 +22,7 @@ pub(crate) fn on_one(report: &mut Report, programs: &Programs, machine: &Machine
             let bench = programs.bench.display();
             let json = machine.folder().join(format!("{case}.json"));
             let script = format!("exec {bench} verbs/{case} --quick --json {}", json.display());
-            let said = machine.run(&script, MEASURING)?;
-            let lines: Vec<&str> = said.lines().map(str::trim).collect();
-            let from = lines.iter().position(|line| line.contains(case));
-            let from = from.ok_or_else(|| Error::Wrong(said.clone()))?;
-            Ok(lines.get(from..).unwrap_or_default().join("; "))
+            figures(&machine.run(&script, MEASURING)?, &format!("verbs/{case}  "))
         });
     }
 }
