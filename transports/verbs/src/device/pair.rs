@@ -35,8 +35,9 @@ const DOORBELL: usize = 16;
 const SIGNAL_EVERY: usize = 32;
 /// What is tried for the bytes that are copied as they are posted, if a device refuses the first.
 const INLINE_FALLBACKS: [u32; 3] = [128, 64, 0];
-/// 4.096 us times two to this power: how long an acknowledgement is waited for. Devices make up to four times of it.
-const TIMEOUT: u8 = 14;
+/// 4.096 us times two to this power: how long an acknowledgement is waited for. Devices make up to four times of it. With
+/// the repeats a wire may carry nothing for most of a second, and at the most it is seen before a link's keep-alive does.
+const TIMEOUT: u8 = 15;
 /// How often that is repeated: once less than could be, which SoftRoCE takes for ever.
 const RETRIES: u8 = 6;
 /// The same if the peer has no slot, which a peer that keeps to the protocol always has.
