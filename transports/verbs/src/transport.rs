@@ -25,7 +25,7 @@ use epicserver_wire::header::Violation;
 use epicserver_wire::{LinkId, Time};
 
 use crate::choose::{self, Choice};
-use crate::device::{Completed, Context};
+use crate::device::{Completed, Context, DeviceError};
 use crate::engine::Engine;
 use crate::ffi::library::Library;
 use crate::link::{Link, Stage, told};
@@ -202,22 +202,28 @@ impl Verbs {
         }
     }
 
+    /// Fetches what the device has done, unless something was fetched before. Says whether there is anything.
+    fn look(&mut self) -> Result<bool, DeviceError> {
+        if self.batch.is_empty()
+            && let Some(engine) = &mut self.engine
+        {
+            self.batch.extend(engine.completions.take()?);
+        }
+        Ok(!self.batch.is_empty())
+    }
+
     /// Takes what the device has done. Says whether there was anything, and whether there may be more.
     fn take(&mut self, io: &mut Io<'_>) -> (bool, bool) {
         for round in 0..BATCHES_MAX {
-            let Some(engine) = &mut self.engine else { return (round > 0, false) };
-            let mut batch = std::mem::take(&mut self.batch);
-            if batch.is_empty() {
-                let taken = engine.completions.take().map(|taken| batch.extend(taken));
-                if let Err(error) = taken {
+            match self.look() {
+                Ok(true) => {}
+                Ok(false) => return (round > 0, false),
+                Err(error) => {
                     self.lose(io, &told(&error));
                     return (true, false);
                 }
             }
-            if batch.is_empty() {
-                self.batch = batch;
-                return (round > 0, false);
-            }
+            let mut batch = std::mem::take(&mut self.batch);
             for completed in batch.drain(..) {
                 self.completed(io, completed);
             }
@@ -371,15 +377,8 @@ impl Transport for Verbs {
     }
 
     fn stirs(&mut self) -> bool {
-        let Some(engine) = &mut self.engine else { return false };
-        if self.batch.is_empty() {
-            match engine.completions.take() {
-                Ok(taken) => self.batch.extend(taken),
-                // The next poll sees it, too.
-                Err(_) => return true,
-            }
-        }
-        !self.batch.is_empty()
+        // The next poll sees the error, too.
+        self.look().unwrap_or(true)
     }
 
     fn poll(&mut self, io: &mut Io<'_>) -> bool {
