@@ -7,7 +7,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use crate::{Error, Job, Machine, Output, Result};
+use crate::{Error, Job, Machine, Output, Report, Result};
 
 /// How long a game may take.
 const GAME: Duration = Duration::from_secs(300);
@@ -18,32 +18,32 @@ const SHORT: Duration = Duration::from_secs(30);
 /// How long a link may be silent before it is given up (`SILENT` of the link machine), and what emulation may add.
 const DETECTION_MS_MAX: u64 = 5_000 + 1_000;
 
-/// A game of two nodes of one machine, which goes on while others do other things: it takes most of a minute.
+/// The case of two nodes of one machine that play. It begins before it is reported, so that other cases run beside it: it
+/// takes most of a minute.
 #[derive(Debug)]
-pub struct Game(Job);
+pub struct Game(Option<Result<Job>>);
 
 impl Game {
-    /// Begins.
-    ///
-    /// # Errors
-    /// As for [`Machine::start`].
-    pub fn begin(program: &Path, settings: &str, machine: &Machine) -> Result<Self> {
-        machine.start(&format!("{settings}; exec {}", program.display())).map(Self)
+    const NAME: &str = "barrels on one machine";
+
+    /// Begins, if the case is wanted.
+    pub fn begin(report: &Report, program: &Path, settings: &str, machine: &Machine) -> Self {
+        let script = format!("{settings}; exec {}", program.display());
+        Self(report.wants(Self::NAME).then(|| machine.start(&script)))
     }
 
-    /// Waits for its end; the line that says how it went.
-    ///
-    /// # Errors
-    /// When the score is another one, or as for [`Job::succeed`].
-    pub fn score(self) -> Result<String> {
-        score(&self.0.succeed(GAME)?)
+    /// Waits for its end, and reports how it went.
+    pub fn score(self, report: &mut Report) {
+        if let Some(job) = self.0 {
+            report.case(Self::NAME, || score(&job?.succeed(GAME)?));
+        }
     }
 }
 
 /// Nodes of two machines play, by the settings of the second and of the first.
 ///
 /// # Errors
-/// As for [`Game::score`].
+/// When the score is another one, or as for [`Machine::run`].
 pub fn barrels_across(
     program: &Path,
     [there, here]: [String; 2],

@@ -14,6 +14,7 @@ mod two;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use epicserver_lab::plays::Game;
 use epicserver_lab::{Lab, Machine, Report, Result, Shape};
 use programs::Programs;
 
@@ -39,8 +40,7 @@ fn on_this(report: &mut Report) -> Result<()> {
     let host = Machine::native("tipc")?;
     setup::doctor(report, &programs, &host);
     one::suites(report, &programs, [&host, &host]);
-    let game = one::game(report, &programs, &host);
-    one::score(report, game);
+    Game::begin(report, &programs.barrels, setup::SETTINGS, &host).score(report);
     figures::on_one(report, &programs, &host);
     Ok(())
 }
@@ -61,13 +61,13 @@ fn in_lab(report: &mut Report) -> Result<()> {
 fn on_pair(report: &mut Report, programs: &Programs, lab: &Lab) -> Result<()> {
     let (first, second) = lab.boot_pair(&FIRST, &SECOND)?;
     setup::over_the_wire(&second)?;
-    let game = one::game(report, programs, &second);
+    let game = Game::begin(report, &programs.barrels, setup::SETTINGS, &second);
     setup::refusals(report, programs, &first);
     setup::over_the_wire(&first)?;
     setup::linked(&first)?;
     setup::doctor(report, programs, &first);
     one::suites(report, programs, [&first, &second]);
-    one::score(report, game);
+    game.score(report);
     figures::across(report, programs, (&first, &second));
     two::cases(report, programs, lab, (first, second));
     Ok(())

@@ -3,11 +3,9 @@
 use std::path::Path;
 use std::time::Duration;
 
-use epicserver_lab::plays::Game;
 use epicserver_lab::{Job, Machine, Report, Result};
 
 use crate::programs::Programs;
-use crate::setup::SETTINGS;
 
 /// The suite takes a minute and a half under emulation on a quiet machine.
 const SUITE: Duration = Duration::from_secs(420);
@@ -32,22 +30,4 @@ pub(crate) fn suites(report: &mut Report, programs: &Programs, machines: [&Machi
 fn suite(machine: &Machine, program: &Path, filter: &str) -> Result<Job> {
     machine
         .start(&format!("EPIC_HW_AREA=tipc exec {} --test-threads=1 {filter}", program.display()))
-}
-
-const GAME: &str = "barrels on one machine";
-
-/// Two nodes of one machine begin to play, if that is wanted.
-pub(crate) fn game(
-    report: &Report,
-    programs: &Programs,
-    machine: &Machine,
-) -> Option<Result<Game>> {
-    report.wants(GAME).then(|| Game::begin(&programs.barrels, SETTINGS, machine))
-}
-
-/// How they played.
-pub(crate) fn score(report: &mut Report, game: Option<Result<Game>>) {
-    if let Some(game) = game {
-        report.case(GAME, || game?.score());
-    }
 }

@@ -13,6 +13,7 @@ mod two;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use epicserver_lab::plays::Game;
 use epicserver_lab::{Lab, Machine, Report, Result, Shape};
 use programs::Programs;
 
@@ -38,8 +39,7 @@ fn on_this(report: &mut Report) -> Result<()> {
     let host = Machine::native("verbs")?;
     setup::doctor(report, &programs, &host);
     one::suites(report, &programs, [&host, &host]);
-    let game = one::game(report, &programs, &host);
-    one::score(report, game);
+    Game::begin(report, &programs.barrels, setup::SETTINGS, &host).score(report);
     figures::on_one(report, &programs, &host);
     Ok(())
 }
@@ -59,12 +59,12 @@ fn in_lab(report: &mut Report) -> Result<()> {
 fn on_pair(report: &mut Report, programs: &Programs, lab: &Lab) -> Result<()> {
     let (first, second) = lab.boot_pair(&FIRST, &SECOND)?;
     setup::over_the_wire(&second, 2)?;
-    let game = one::game(report, programs, &second);
+    let game = Game::begin(report, &programs.barrels, setup::SETTINGS, &second);
     setup::without_a_device(report, programs, &first);
     setup::over_the_wire(&first, 1)?;
     setup::doctor(report, programs, &first);
     setup::refusals(report, programs, &first);
-    one::score(report, game);
+    game.score(report);
     one::suites(report, programs, [&first, &second]);
     figures::across(report, programs, (&first, &second));
     two::cases(report, programs, lab, (first, second));

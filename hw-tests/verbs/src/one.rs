@@ -2,12 +2,10 @@
 
 use std::time::Duration;
 
-use epicserver_lab::plays::Game;
-use epicserver_lab::{Machine, Report, Result};
+use epicserver_lab::{Machine, Report};
 
 use crate::SHORT;
 use crate::programs::Programs;
-use crate::setup::SETTINGS;
 
 /// The suite takes three minutes under emulation on a quiet machine.
 const SUITE: Duration = Duration::from_secs(480);
@@ -30,23 +28,5 @@ pub(crate) fn suites(report: &mut Report, programs: &Programs, machines: [&Machi
     });
     for (driver, job) in started {
         report.case(&format!("suite of all transports, {driver}"), || job?.passes(SUITE));
-    }
-}
-
-const GAME: &str = "barrels on one machine";
-
-/// Two nodes of one machine begin to play, if that is wanted.
-pub(crate) fn game(
-    report: &Report,
-    programs: &Programs,
-    machine: &Machine,
-) -> Option<Result<Game>> {
-    report.wants(GAME).then(|| Game::begin(&programs.barrels, SETTINGS, machine))
-}
-
-/// How they played.
-pub(crate) fn score(report: &mut Report, game: Option<Result<Game>>) {
-    if let Some(game) = game {
-        report.case(GAME, || game?.score());
     }
 }
